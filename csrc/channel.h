@@ -1,0 +1,93 @@
+/* channel: two entangled endpoints, each a port message queue and those who wait at it.
+ *
+ * An endpoint is what travels when a port is transferred: the queue with its messages, its bound and its sleepers
+ * stay here, in one allocation that never moves; what changes hands is the right to use a side of it.  Therefore a
+ * transfer is O(1), and a post that races with one finds the queue where it always was.
+ *
+ * Waiting is register, look again, sleep (the order that loses no wake-up):
+ *
+ *     waiter_join(...)            now a wake-up can find us
+ *     ring_arm(...) == RING_ARMED exactly empty; the next push or close owes a wake-up (RING_WAKE)
+ *     parker_park(...)            or, for a task of an event loop, give the loop its turn
+ *     waiter_leave(...)           tells whether we were woken
+ *     endpoint_pass_on(...)       the baton: one flag wakes one sleeper, so whoever leaves, for whatever reason, arms
+ *                                 the flag for those who stay, or wakes the next because there is work for him
+ *
+ * Waiters are of two kinds.  A thread (task == NULL) is unparked here, under the lock, so that its waiter may live on its
+ * stack.  A task (task != NULL) is taken off the list and returned to the caller, who tells its event loop; that may run
+ * any code, so no lock is held then.
+ */
+#ifndef MESSAGECHANNEL_CHANNEL_H
+#define MESSAGECHANNEL_CHANNEL_H
+
+#include "parker.h"
+#include "ring.h"
+
+typedef struct waiter {
+    /* A ring of waiters; under the lock of the endpoint. */
+    struct waiter *next, *previous;
+    /* The list that this waiter is in, NULL when it was taken off. */
+    struct waiter **list;
+    parker *parker;
+    void *task;
+} waiter;
+
+typedef struct endpoint {
+    _Alignas(RING_CACHE_LINE) ring inbox;
+    /* A spin lock for the two lists: held for a few instructions, at most for one unpark. */
+    _Atomic(uint32_t) lock;
+    waiter *receivers;
+    waiter *senders;
+} endpoint;
+
+typedef struct channel {
+    endpoint side[2];
+    /* Handles and messages in flight that refer to this channel. */
+    _Atomic(size_t) references;
+    /* Which side closed the channel, or CHANNEL_OPEN.  Swapped once. */
+    _Atomic(int32_t) closed_by;
+    /* Messages pass by reference instead of as clones. */
+    bool by_reference;
+    /* The language binding's, one a side: where its events run, and what they keep alive. */
+    void *context[2];
+    void *listening[2];
+} channel;
+
+enum { CHANNEL_OPEN = -1 };
+
+/* One reference for each side; NULL when memory ran out.  capacity 0 is unbounded. */
+channel *channel_new(size_t capacity, bool by_reference);
+void channel_incref(channel *c);
+/* Frees the channel with its last reference; both queues must be drained by then. */
+void channel_decref(channel *c);
+/* Ends both directions.  True for the one call that did it.  Wakes every thread; *tasks gets the tasks to be
+   told, linked by `next` and ended by NULL. */
+bool channel_close(channel *c, int side, waiter **tasks);
+
+void waiter_init(waiter *w, parker *p, void *task);
+/* `list` is &e->receivers or &e->senders.  A waiter is in at most one list. */
+void waiter_join(waiter *w, endpoint *e, waiter **list);
+/* False when the waiter had been taken off the list, that is, woken.  Afterwards nobody refers to it, but for the
+   task that a waker has taken and is about to tell. */
+bool waiter_leave(waiter *w, endpoint *e);
+
+/* Takes the longest waiting off `list` and wakes it; a task is returned, to be told by the caller. */
+waiter *endpoint_wake(endpoint *e, waiter **list);
+/* The baton for receivers: see above. */
+waiter *endpoint_pass_on(endpoint *e);
+/* After room was returned: wakes the next sender, if there is room and one waits. */
+waiter *endpoint_offer_room(endpoint *e);
+
+/* Takes the oldest message and returns its room.  *attention is set when somebody must be looked after: senders wait
+   for the room, or the queue was closed. */
+static inline void *endpoint_take(endpoint *e, bool *attention)
+{
+    void *item = ring_pop(&e->inbox, attention);
+    if (item && e->inbox.capacity) {
+        ring_return_room(&e->inbox, 1);
+        *attention = true;
+    }
+    return item;
+}
+
+#endif

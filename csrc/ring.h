@@ -1,0 +1,196 @@
+/* ring: an unbounded or bounded FIFO of non-NULL pointers, for any number of threads on both ends.
+ *
+ * Algorithm.  A chain of segments, each an array of slots that is written once and read once.  Producers
+ * claim a slot by one compare-and-swap on a packed tail word and then publish it by a store; consumers
+ * take turns by a one-word token.  It descends from the block list of crossbeam's SegQueue and from the
+ * armed head of folly's AtomicNotificationQueue; putting segment, offset and flags into the one word that
+ * a producer swaps anyway is what makes closing exact and waiting free of a fence (docs/lock-free.md).
+ *
+ * Progress.  Pushing is lock-free; it allocates once per RING_SLOTS messages, and not at all while the
+ * spare segment suffices.  Popping waits only for another consumer of the same ring.
+ *
+ * Who may call what, while others call what (+ any thread, 1 one thread and nobody else in any other call):
+ *
+ *                               push, push_many   pop, pop_many, arm, length   close   announce   init, destroy
+ *   ring_push, ring_push_many          +                       +                 +         +            1
+ *   ring_pop, ring_pop_many            +          + (take turns by the token)    +         +            1
+ *   ring_arm, ring_length, _drained    +          + (take turns by the token)    +         +            1
+ *   ring_reserve, ring_return_room     +                       +                 +         +            1
+ *   ring_close, ring_announce          +                       +                 +         +            1
+ *   ring_visit                    nobody may be inside a push or a pop: the caller has stopped the world
+ *
+ * None of them calls back, so a push from a destructor, a signal handler that runs between two byte codes
+ * or a weak reference's callback meets no half-done work of its own thread.
+ *
+ * Invariants.
+ *   I1  tail = (S, k): slots 0..k-1 of S and all slots of all earlier segments are claimed, each by exactly
+ *       one producer.  The swaps on tail are totally ordered, hence FIFO per sender.
+ *   I2  A segment found in tail is dereferenced by a producer only after its swap has claimed a slot in it.
+ *       A slot that is claimed but not yet published pins its segment: no consumer can pass it.
+ *   I3  The claimant of a segment's last slot stores `next` before it publishes that slot.  Once the last slot has been read, no producer touches the segment again, so
+ *       the consumer that read it may free or recycle it at once.
+ *   I4  Every swap on tail continues the release sequence of the swap that installed the segment, and every
+ *       claim acquires: the NULLs of a new or recycled segment are visible before anyone stores into it.
+ *   I5  head and offset change only under the token, but for head: NULL -> first segment, by the claimant of
+ *       the very first slot.
+ *   I6  RING_WAIT is set only while the ring is exactly empty and open; only a claim or a close clears it, and
+ *       whoever clears it owes one wake-up.
+ *   I7  RING_SHUT is never cleared, and no claim succeeds after it: "closed and drained" is final.
+ *   I8  0 <= credits <= capacity when nobody is inside a call; a producer holds the credit of every message
+ *       from before its claim until the consumer returns it, so at most `capacity` messages wait.
+ */
+#ifndef MESSAGECHANNEL_RING_H
+#define MESSAGECHANNEL_RING_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* 30 slots make a segment of 256 bytes on 64-bit machines.  Tests build with fewer to meet every edge. */
+#ifndef RING_SLOTS
+#define RING_SLOTS 30u
+#endif
+
+#define RING_CACHE_LINE 64
+#define RING_SEGMENT_ALIGNMENT 128
+#define RING_SHUT ((uintptr_t)64)   /* no push succeeds any more */
+#define RING_WAIT ((uintptr_t)32)   /* somebody sleeps: the next push owes a wake-up */
+#define RING_OFFSET ((uintptr_t)31) /* slots claimed in the segment */
+#define RING_FLAGS (RING_SHUT | RING_WAIT)
+#define RING_LAST ((uintptr_t)RING_SLOTS - 1)
+#define RING_SEGMENT(tail) ((ring_segment *)((tail) & ~(uintptr_t)(RING_SEGMENT_ALIGNMENT - 1)))
+
+_Static_assert(RING_SLOTS >= 2 && RING_LAST < RING_WAIT, "the offset fits below the flags");
+
+/* What a push reports: 0 or a sum of the positive ones, or a negative one and nothing was pushed. */
+enum {
+    RING_WAKE = 1,       /* somebody sleeps on this ring and is to be woken */
+    RING_ANNOUNCE = 2,   /* the owner wants to hear of every message (ring_announce) */
+    RING_CLOSED = -1,
+    RING_NO_MEMORY = -2,
+};
+
+/* What ring_arm finds. */
+enum { RING_ARMED = 1, RING_NOT_EMPTY = 0 /* , RING_CLOSED: and drained */ };
+
+#define RING_UNKNOWN SIZE_MAX
+
+typedef struct ring_segment {
+    /* Written by the claimant of the last slot (release), read by the consumer that leaves (acquire). */
+    _Alignas(RING_SEGMENT_ALIGNMENT) _Atomic(struct ring_segment *) next;
+    /* How many messages were pushed before slot 0, or RING_UNKNOWN while the thread that installs the segment
+       has not stored it.  Relaxed: whoever stores it stores the same value. */
+    _Atomic(size_t) first;
+    /* NULL: not published.  Stored once by the slot's claimant (release), read under the token (acquire). */
+    _Atomic(void *) slot[RING_SLOTS];
+} ring_segment;
+
+typedef struct ring {
+    /* -- the producers' cache line -- */
+    /* segment | RING_SHUT | RING_WAIT | offset.  No segment yet: NULL with offset RING_LAST, so that one
+       comparison sends the first push, a segment's last slot and a closed ring to the slow path. */
+    _Atomic(uintptr_t) tail;
+    /* 0: unbounded.  Constant after ring_init. */
+    size_t capacity;
+    /* Room left.  Swapped by producers, added to by consumers; sequentially consistent where a sender
+       is about to sleep (see endpoint.h), acquire/release elsewhere. */
+    _Atomic(size_t) credits;
+    /* Every push is to be announced.  Stored by the owner, loaded by producers after their claim, both
+       sequentially consistent together with the claim: either the producer sees the flag or the owner
+       sees the claim (ring_announce). */
+    _Atomic(uint32_t) announce;
+    char producers_padding[RING_CACHE_LINE - sizeof(uintptr_t) - 2 * sizeof(size_t) - sizeof(uint32_t)];
+    /* -- the consumers' cache line -- */
+    /* Stored under the token, or by the very first push (release, acquire). */
+    _Atomic(ring_segment *) head;
+    /* Next slot to read in head.  Under the token. */
+    uint32_t offset;
+    /* 1 while a consumer is inside (exchange acquire, store release). */
+    _Atomic(uint32_t) token;
+    /* One empty segment kept for the next producer.  Exchange only, never compare-and-swap: no ABA. */
+    _Atomic(ring_segment *) spare;
+    /* The most messages that ever waited, as seen by pops.  Under the token. */
+    size_t peak;
+} ring;
+
+void ring_init(ring *r, size_t capacity);
+/* Frees the segments; the messages must have been popped. */
+void ring_destroy(ring *r);
+
+/* The slow paths and the batch of a push; see ring_push. */
+int ring_push_edge(ring *r, void *item, uintptr_t tail);
+/* Pushes items[0..n) in order, one claim per segment instead of one per message.  Returns how many went in;
+   fewer than n when the ring was closed or memory ran out meanwhile.  *outcome is as ring_push returns. */
+size_t ring_push_many(ring *r, void *const *items, size_t n, int *outcome);
+/* Takes up to `limit` messages, oldest first.  0: nothing is published at the front. */
+size_t ring_pop_many(ring *r, void **items, size_t limit);
+
+/* RING_ARMED: exactly empty, and the next push or close owes a wake-up.  RING_CLOSED: closed and drained.
+   RING_NOT_EMPTY: a message is there, or is claimed and will be published within a few instructions. */
+int ring_arm(ring *r);
+/* Ends pushing, for ever.  True for the one call that did it; *wake tells whether a sleeper is to be woken. */
+bool ring_close(ring *r, bool *wake);
+/* Asks for RING_ANNOUNCE from every push that this call does not see; returns the number of messages that it
+   saw waiting.  A push that races with it may be both announced and counted, never neither. */
+size_t ring_announce(ring *r, bool on);
+/* Messages waiting: claimed and not yet popped. */
+size_t ring_length(ring *r);
+/* Messages ever pushed. */
+size_t ring_pushed(ring *r);
+size_t ring_peak(ring *r);
+static inline bool ring_closed(ring *r)
+{
+    return (atomic_load_explicit(&r->tail, memory_order_seq_cst) & RING_SHUT) != 0;
+}
+/* True once the ring is closed and its last message was popped. */
+bool ring_drained(ring *r);
+/* Calls visit on every waiting message; a non-zero answer ends it and is returned. */
+int ring_visit(ring *r, int (*visit)(void *item, void *argument), void *argument);
+
+/* Room in a bounded ring: a producer reserves a credit before it pushes, a consumer returns it after it popped.
+   How many of the `wanted` credits were got, 0 when full. */
+size_t ring_reserve(ring *r, size_t wanted);
+void ring_return_room(ring *r, size_t n);
+
+void ring_take_token_slow(ring *r);
+
+static inline void ring_take_token(ring *r)
+{
+    if (atomic_exchange_explicit(&r->token, 1, memory_order_acquire) != 0)
+        ring_take_token_slow(r);
+}
+
+static inline void ring_drop_token(ring *r)
+{
+    atomic_store_explicit(&r->token, 0, memory_order_release);
+}
+
+static inline int ring_outcome(ring *r, uintptr_t tail)
+{
+    int outcome = (tail & RING_WAIT) ? RING_WAKE : 0;
+    if (atomic_load_explicit(&r->announce, memory_order_seq_cst))
+        outcome |= RING_ANNOUNCE;
+    return outcome;
+}
+
+/* Appends a message.  Reserve, then publish: the swap claims the slot (sequentially consistent for
+   `announce`; acquire is what I4 needs), the release store makes the message readable. */
+static inline int ring_push(ring *r, void *item)
+{
+    uintptr_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
+    while ((tail & (RING_SHUT | RING_OFFSET)) < RING_LAST) {
+        if (atomic_compare_exchange_weak_explicit(&r->tail, &tail, (tail + 1) & ~RING_WAIT,
+                                                  memory_order_seq_cst, memory_order_relaxed)) {
+            atomic_store_explicit(&RING_SEGMENT(tail)->slot[tail & RING_OFFSET], item, memory_order_release);
+            return ring_outcome(r, tail);
+        }
+    }
+    return ring_push_edge(r, item, tail);
+}
+
+/* The oldest message, or NULL when none is published at the front.  *shut tells whether the ring was closed
+   when this looked. */
+void *ring_pop(ring *r, bool *shut);
+
+#endif
