@@ -15,6 +15,7 @@ channel *channel_new(size_t capacity, bool by_reference)
         ring_init(&c->side[i].inbox, capacity);
         atomic_init(&c->side[i].lock, 0);
         c->side[i].receivers = c->side[i].senders = NULL;
+        c->close_told[i] = false;
         c->context[i] = c->listening[i] = NULL;
     }
     atomic_init(&c->references, 2);
@@ -118,6 +119,17 @@ waiter *endpoint_wake(endpoint *e, waiter **list)
     return task;
 }
 
+waiter *endpoint_wake_all(endpoint *e, waiter *tasks)
+{
+    lock(e);
+    while (e->receivers)
+        tasks = wake_first(&e->receivers, tasks);
+    while (e->senders)
+        tasks = wake_first(&e->senders, tasks);
+    unlock(e);
+    return tasks;
+}
+
 waiter *endpoint_pass_on(endpoint *e)
 {
     lock(e);
@@ -149,12 +161,7 @@ bool channel_close(channel *c, int side, waiter **tasks)
         endpoint *e = &c->side[i];
         bool wake;
         ring_close(&e->inbox, &wake);
-        lock(e);
-        while (e->receivers)
-            *tasks = wake_first(&e->receivers, *tasks);
-        while (e->senders)
-            *tasks = wake_first(&e->senders, *tasks);
-        unlock(e);
+        *tasks = endpoint_wake_all(e, *tasks);
     }
     return true;
 }

@@ -48,6 +48,8 @@ typedef struct channel {
     _Atomic(int32_t) closed_by;
     /* Messages pass by reference instead of as clones. */
     bool by_reference;
+    /* The language binding's: the side's close event was fired. */
+    bool close_told[2];
     /* The language binding's, one a side: where its events run, and what they keep alive. */
     void *context[2];
     void *listening[2];
@@ -73,6 +75,8 @@ bool waiter_leave(waiter *w, endpoint *e);
 
 /* Takes the longest waiting off `list` and wakes it; a task is returned, to be told by the caller. */
 waiter *endpoint_wake(endpoint *e, waiter **list);
+/* Wakes all who wait in both lists; returns the tasks to be told, linked by `next` and followed by `tasks`. */
+waiter *endpoint_wake_all(endpoint *e, waiter *tasks);
 /* The baton for receivers: see above. */
 waiter *endpoint_pass_on(endpoint *e);
 /* After room was returned: wakes the next sender, if there is room and one waits. */

@@ -1,0 +1,21 @@
+"""The web's Channel Messaging API for Python: message channels with transferable ports, on a lock-free ring in C."""
+
+from messagechannel._clone import DataCloneError, structured_clone
+from messagechannel._core import ChannelClosedError, MessageChannel, MessagePort, PortStatistics, wait
+from messagechannel._events import ErrorEvent, Event, EventTarget, MessageEvent
+from messagechannel.worker import Worker
+
+__all__ = [
+    "ChannelClosedError",
+    "DataCloneError",
+    "ErrorEvent",
+    "Event",
+    "EventTarget",
+    "MessageChannel",
+    "MessageEvent",
+    "MessagePort",
+    "PortStatistics",
+    "Worker",
+    "structured_clone",
+    "wait",
+]

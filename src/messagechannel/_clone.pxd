@@ -1,0 +1,8 @@
+cdef class Transfer:
+    cdef readonly list items
+    cdef readonly list received
+    cdef list _hooks
+    # id(item) -> index
+    cdef dict _places
+
+    cdef object place_of(self, object item)

@@ -1,0 +1,258 @@
+"""Where listeners run and where tasks wait: an asyncio loop, trio, or the library's one dispatcher thread.
+
+A *context* runs a callback soon, never inside the call that asks for it. :class:`LoopContext` is an asyncio loop,
+:class:`Dispatcher` the thread for ports that were started where no loop runs. A context knows nothing of ports: what is
+to be run there lies in its ``tasks``, which the module above puts there. A *wakeup* lets one task wait until any
+thread notifies it.
+
+Event loops are looked for in ``sys.modules`` alone: a program that uses neither asyncio nor trio imports neither.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _thread import allocate_lock, get_ident
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Generator
+    from types import ModuleType
+    from typing import Any
+
+# How long interpreter exit waits for the dispatcher thread to deliver what was posted before, in seconds.
+EXIT_PATIENCE = 5.0
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the asyncio loop that runs in this thread, if any."""
+    asyncio_events = sys.modules.get("asyncio.events")
+    return asyncio_events._get_running_loop() if asyncio_events is not None else None
+
+
+def report_on_running_loop(error: BaseException, listener: object) -> bool:
+    """Hand a listener's exception to the running loop's exception handler; False where no loop runs."""
+    loop = running_loop()
+    if loop is None:
+        return False
+    loop.call_exception_handler({"message": f"Exception in listener {listener!r}", "exception": error})
+    return True
+
+
+class LoopContext:
+    """An asyncio loop as a place where listeners run."""
+
+    __slots__ = ("__weakref__", "_loop", "_thread", "tasks")
+    is_dispatcher = False
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = get_ident()
+        self.tasks: Any = None
+
+    def schedule(self, callback: Callable[[], object]) -> None:
+        """Run `callback` in a later turn of the loop.
+
+        :raises RuntimeError: when the loop is closed.
+        """
+        if get_ident() == self._thread:
+            self._loop.call_soon(callback)
+        else:
+            self._loop.call_soon_threadsafe(callback)
+
+    def is_closed(self) -> bool:
+        """Tell whether nothing can run here any more."""
+        return self._loop.is_closed()
+
+
+class Dispatcher:
+    """The thread that runs listeners of ports that were started where no loop runs.
+
+    It starts with the first callback, is a daemon, and at interpreter exit delivers what was posted until then.
+    """
+
+    __slots__ = ("_callback", "_starting", "_wake", "tasks")
+    is_dispatcher = True
+
+    def __init__(self) -> None:
+        self._callback: Callable[[], object] | None = None
+        self._wake = allocate_lock()
+        self._wake.acquire()
+        self._starting = allocate_lock()
+        self.tasks: Any = None
+
+    def schedule(self, callback: Callable[[], object]) -> None:
+        """Run `callback` in the dispatcher thread; one callback at a time may be scheduled.
+
+        :raises RuntimeError: when the thread can't be started any more.
+        """
+        if self._callback is None:
+            with self._starting:
+                if self._callback is None:
+                    self._start(callback)
+        self._wake.release()
+
+    def _start(self, callback: Callable[[], object]) -> None:
+        import atexit
+        import threading
+
+        self._callback = callback
+        try:
+            threading.Thread(target=self._run, name="messagechannel-dispatcher", daemon=True).start()
+        except BaseException:
+            self._callback = None
+            raise
+        atexit.register(self._finish)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.acquire()
+            callback = self._callback
+            assert callback is not None
+            try:
+                callback()
+            except BaseException:
+                sys.excepthook(*sys.exc_info())
+
+    def _finish(self) -> None:
+        # What lies in front of this task was posted before it; a listener that posts to itself without end
+        # therefore ends here, and one that never returns is given up on.
+        delivered = allocate_lock()
+        delivered.acquire()
+        self.tasks.put(delivered.release)
+        delivered.acquire(timeout=EXIT_PATIENCE)
+
+    def is_closed(self) -> bool:
+        """Tell whether nothing can run here any more: never."""
+        return False
+
+
+_dispatcher = Dispatcher()
+_loop_contexts: Any = None
+
+
+def _forget_the_parents_threads() -> None:
+    global _dispatcher, _loop_contexts
+    _dispatcher = Dispatcher()
+    _loop_contexts = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_the_parents_threads)
+
+
+def current_context() -> LoopContext | Dispatcher:
+    """Return the context of the asyncio loop that runs in this thread, or else the dispatcher thread."""
+    global _loop_contexts
+    loop = running_loop()
+    if loop is None:
+        return _dispatcher
+    if _loop_contexts is None:
+        from weakref import WeakKeyDictionary
+
+        _loop_contexts = WeakKeyDictionary()
+    context: LoopContext | None = _loop_contexts.get(loop)
+    if context is None:
+        context = _loop_contexts[loop] = LoopContext(loop)
+    return context
+
+
+class AsyncioWakeup:
+    """Lets one asyncio task wait until any thread calls :meth:`notify`."""
+
+    __slots__ = ("_future", "_loop", "_thread")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._thread = get_ident()
+        self._future: asyncio.Future[None] = loop.create_future()
+
+    def notify(self) -> None:
+        """End the wait.
+
+        :raises RuntimeError: when the loop is closed, so that nobody will wake.
+        """
+        if get_ident() == self._thread:
+            self._set()
+        else:
+            self._loop.call_soon_threadsafe(self._set)
+
+    def _set(self) -> None:
+        if not self._future.done():
+            self._future.set_result(None)
+
+    async def wait(self, timeout: float | None) -> None:
+        """Wait until notified, or until `timeout` seconds have passed."""
+        if timeout is None:
+            await self._future
+            return
+        timer = self._loop.call_later(timeout, self._set)
+        try:
+            await self._future
+        finally:
+            timer.cancel()
+
+
+class TrioWakeup:
+    """Lets one trio task wait until any thread calls :meth:`notify`."""
+
+    __slots__ = ("_event", "_thread", "_token", "_trio")
+
+    def __init__(self, trio: ModuleType) -> None:
+        self._trio = trio
+        self._thread = get_ident()
+        self._token = trio.lowlevel.current_trio_token()
+        self._event = trio.Event()
+
+    def notify(self) -> None:
+        """End the wait.
+
+        :raises RuntimeError: when the trio run has ended, so that nobody will wake.
+        """
+        if get_ident() == self._thread:
+            self._event.set()
+        else:
+            self._token.run_sync_soon(self._event.set)
+
+    async def wait(self, timeout: float | None) -> None:
+        """Wait until notified, or until `timeout` seconds have passed."""
+        with self._trio.move_on_after(float("inf") if timeout is None else timeout):
+            await self._event.wait()
+
+
+def _running_trio() -> ModuleType | None:
+    trio = sys.modules.get("trio")
+    return trio if trio is not None and trio.lowlevel.in_trio_run() else None
+
+
+def new_wakeup() -> AsyncioWakeup | TrioWakeup:
+    """Return a wakeup for the task that runs now.
+
+    :raises RuntimeError: where neither asyncio nor trio runs.
+    """
+    trio = _running_trio()
+    if trio is not None:
+        return TrioWakeup(trio)
+    loop = running_loop()
+    if loop is not None:
+        return AsyncioWakeup(loop)
+    raise RuntimeError("no event loop runs here: await this in asyncio or trio, or call the method without the leading a")
+
+
+class _NextTurn:
+    """Awaited on asyncio, gives the loop one turn."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+async def give_way() -> None:
+    """Let the other tasks of the running loop have a turn."""
+    trio = _running_trio()
+    if trio is not None:
+        await trio.lowlevel.checkpoint()
+    else:
+        await _NextTurn()

@@ -1,0 +1,1562 @@
+# cython: language_level=3, binding=False, always_allow_keywords=False
+# cython: embedsignature=True, embedsignature.format=clinic
+"""MessageChannel and MessagePort: a thin layer over the channel in csrc/.
+
+Ownership.  A ``channel`` (csrc/channel.h) has two sides; each side is held by at most one *attached* MessagePort. Transferring
+a port makes another handle the attached one, in O(1), and leaves the old one detached. What a queue holds are owned
+references: to the message itself or, with the low bit set, to an Envelope (a message that came with ports).
+
+A side's ``listening`` is a strong reference to its attached port while that has listeners that a post of the peer can
+reach: the standard's "as if by a strong reference from its peer". Hence the peer visits it for the garbage collector.
+``context`` is the TaskQueue where the side's events are dispatched; the side's own port visits it.
+
+Everything here runs with the GIL, except for a thread's sleep. No Python code runs while a lock or token of the C core
+is held: destructors, callbacks of event loops and listeners all run after it was given back.
+"""
+
+cimport cython
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetNone, PyErr_SetObject, PyErr_WriteUnraisable
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uintptr_t
+
+import os
+import sys
+
+from messagechannel._clone import clone, register_transferable
+from messagechannel._context import current_context, give_way, new_wakeup
+
+from messagechannel._clone cimport Transfer
+from messagechannel._events cimport Event, EventTarget, message_event, trusted_event
+
+
+cdef extern from "<stdbool.h>":
+    ctypedef bint c_bool "bool"
+
+
+cdef extern from "parker.h" nogil:
+    ctypedef struct parker:
+        pass
+    enum: PARKER_UNPARKED, PARKER_TIMED_OUT, PARKER_INTERRUPTED, PARKER_SEES_SIGNALS
+    void parker_init(parker *p) noexcept
+    void parker_destroy(parker *p) noexcept
+    int64_t parker_now() noexcept
+    int parker_park(parker *p, int64_t deadline) noexcept
+
+
+cdef extern from "ring.h" nogil:
+    ctypedef struct ring:
+        size_t capacity
+    enum: RING_WAKE, RING_ANNOUNCE, RING_CLOSED, RING_NO_MEMORY, RING_ARMED, RING_NOT_EMPTY
+    void ring_init(ring *r, size_t capacity) noexcept
+    void ring_destroy(ring *r) noexcept
+    int ring_push(ring *r, void *item) noexcept
+    size_t ring_push_many(ring *r, void **items, size_t n, int *outcome) noexcept
+    void *ring_pop(ring *r, c_bool *shut) noexcept
+    size_t ring_pop_many(ring *r, void **items, size_t limit) noexcept
+    int ring_arm(ring *r) noexcept
+    bint ring_closed(ring *r) noexcept
+    bint ring_drained(ring *r) noexcept
+    size_t ring_announce(ring *r, bint on) noexcept
+    size_t ring_length(ring *r) noexcept
+    size_t ring_pushed(ring *r) noexcept
+    size_t ring_peak(ring *r) noexcept
+    size_t ring_reserve(ring *r, size_t wanted) noexcept
+    void ring_return_room(ring *r, size_t n) noexcept
+
+
+cdef extern from "channel.h" nogil:
+    ctypedef struct waiter:
+        waiter *next
+        void *task
+    ctypedef struct endpoint:
+        ring inbox
+        waiter *receivers
+        waiter *senders
+    ctypedef struct channel:
+        endpoint side[2]
+        int closed_by
+        bint by_reference
+        bint close_told[2]
+        void *context[2]
+        void *listening[2]
+    enum: CHANNEL_OPEN
+    channel *channel_new(size_t capacity, bint by_reference) noexcept
+    void channel_incref(channel *c) noexcept
+    void channel_decref(channel *c) noexcept
+    bint channel_close(channel *c, int side, waiter **tasks) noexcept
+    void waiter_init(waiter *w, parker *p, void *task) noexcept
+    void waiter_join(waiter *w, endpoint *e, waiter **list) noexcept
+    bint waiter_leave(waiter *w, endpoint *e) noexcept
+    waiter *endpoint_wake(endpoint *e, waiter **list) noexcept
+    waiter *endpoint_wake_all(endpoint *e, waiter *tasks) noexcept
+    waiter *endpoint_pass_on(endpoint *e) noexcept
+    waiter *endpoint_offer_room(endpoint *e) noexcept
+    void *endpoint_take(endpoint *e, c_bool *attention) noexcept
+
+
+cdef extern from *:
+    """
+    /* Hands an owned reference over to Cython, which would take another one for <object>. */
+    static inline PyObject *steal(PyObject *owned) { return owned; }
+
+    /* tp_iternext of Receive in C, because a StopIteration that Cython raises costs a traceback.  `fast` takes a message
+       without waiting; `slow` does everything else. */
+    static int (*receive_fast)(PyObject *self, PyObject **message);
+    static PyObject *(*receive_slow)(PyObject *self);
+    static PyObject *receive_iternext(PyObject *self)
+    {
+        PyObject *message;
+        if (!receive_fast(self, &message))
+            return receive_slow(self);
+        /* Called, not PyErr_SetObject(StopIteration, message), which would unpack a tuple. */
+        PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, message);
+        Py_DECREF(message);
+        if (stop) {
+            PyErr_SetObject(PyExc_StopIteration, stop);
+            Py_DECREF(stop);
+        }
+        return NULL;
+    }
+    """
+    object steal(PyObject *owned)
+    int (*receive_fast)(object self, PyObject **message) noexcept
+    object (*receive_slow)(object self)
+    PyObject *receive_iternext(PyObject *self) noexcept
+
+
+cdef extern from "Python.h":
+    ctypedef int (*visitproc)(PyObject *o, void *argument) noexcept
+    ctypedef int (*traverseproc)(PyObject *o, visitproc visit, void *argument) noexcept
+    ctypedef int (*inquiry)(PyObject *o) noexcept
+    ctypedef object (*newfunc)(type cls, PyObject *args, PyObject *keywords)
+    ctypedef struct TypeSlots "PyTypeObject":
+        traverseproc tp_traverse
+        inquiry tp_clear
+        PyObject *(*tp_iternext)(PyObject *o) noexcept
+        newfunc tp_new
+
+
+cdef extern from "ring.h":
+    int ring_visit(ring *r, int (*visit)(void *item, void *argument) noexcept, void *argument) noexcept
+
+
+class ChannelClosedError(Exception):
+    """The channel was closed, or the port transferred away, and no message is left to receive."""
+
+
+# Grows with every fork. A port belongs to the process whose number it carries: in a forked child, inherited ports are
+# closed, without a look at their locks or queues.
+cdef uint32_t process_number = 1
+
+
+def _count_fork():
+    global process_number
+    process_number += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+cdef tuple NOTHING = ()
+# MessagePort's own tp_new; the public one refuses.
+cdef newfunc construct_port
+cdef object GenericAlias = type(list[int])
+
+cdef enum:
+    # Messages that a batch moves at once.
+    CHUNK = 256
+    # What one turn of a context does at most, so that a flood starves nobody.
+    TURN_MESSAGES = 1000
+    TURN_NANOSECONDS = 4000000
+    # Messages that one task receives without waiting before its event loop gets a turn.
+    TASK_MESSAGES = 1000
+    # Where signals do not end a sleep, the main thread looks for them this often.
+    SIGNAL_SLICE_NANOSECONDS = 50000000
+    NANOSECONDS = 1000000000
+
+
+@cython.final
+cdef class Envelope:
+    """A message that came with ports, while it is in a queue."""
+
+    cdef object data
+    cdef tuple ports
+
+
+cdef inline bint is_envelope(PyObject *item) noexcept:
+    return <uintptr_t>item & 1
+
+
+cdef inline Envelope envelope_of(PyObject *item):
+    return <Envelope>(<PyObject *>(<uintptr_t>item & ~<uintptr_t>1))
+
+
+cdef inline void discard(PyObject *item) noexcept:
+    Py_DECREF(<object>(<PyObject *>(<uintptr_t>item & ~<uintptr_t>1)))
+
+
+cdef inline bint is_atom(object value) noexcept:
+    """Tell the commonest immutable values by their exact type alone."""
+    cdef type cls = type(value)
+    return cls is int or cls is str or cls is bytes or cls is float or value is None or cls is bool
+
+
+cdef object open_item(PyObject *item):
+    """Return the message in an owned queue item."""
+    if not is_envelope(item):
+        return steal(item)
+    message = envelope_of(item).data
+    discard(item)
+    return message
+
+
+cdef int64_t deadline_of(object timeout) except -1:
+    """Return the time of parker_now() when `timeout` seconds from now have passed, INT64_MAX for never."""
+    cdef double seconds
+    if timeout is None:
+        return INT64_MAX
+    if isinstance(timeout, (str, bytes)) or not hasattr(timeout, "__float__") and not hasattr(timeout, "__index__"):
+        raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
+    try:
+        seconds = timeout
+    except OverflowError:
+        if timeout > 0:
+            return INT64_MAX
+        raise ValueError("timeout must not be negative; 0 tries once") from None
+    if not seconds >= 0:
+        raise ValueError(f"timeout must be 0 or more seconds, not {timeout!r}; None waits for ever")
+    cdef int64_t now = parker_now()
+    # 292 years of nanoseconds fit into 64 bits; nobody will notice that the wait does not end then.
+    return INT64_MAX if seconds >= <double>(INT64_MAX - now) / NANOSECONDS else now + <int64_t>(seconds * NANOSECONDS)
+
+
+# ---- waiting ----
+
+@cython.final
+cdef class TaskWaiter:
+    """A task of an event loop that waits at an endpoint. The list that it is in owns a reference."""
+
+    cdef waiter _waiter
+    cdef object _wakeup
+    # Keeps the endpoint alive.
+    cdef MessagePort _port
+    cdef endpoint *_endpoint
+    cdef bint _receives
+
+    @staticmethod
+    cdef TaskWaiter join(MessagePort port, bint receives):
+        cdef TaskWaiter self = TaskWaiter.__new__(TaskWaiter)
+        self._wakeup = new_wakeup()
+        self._port = port
+        self._endpoint = port.inbox() if receives else port.outbox()
+        self._receives = receives
+        waiter_init(&self._waiter, NULL, <void *>self)
+        Py_INCREF(self)
+        waiter_join(&self._waiter, self._endpoint,
+                    &self._endpoint.receivers if receives else &self._endpoint.senders)
+        return self
+
+    cdef int leave(self) except -1:
+        if waiter_leave(&self._waiter, self._endpoint):
+            Py_DECREF(self)
+        return 0
+
+
+cdef void tell(waiter *tasks) noexcept:
+    """Wake tasks that were taken off a list. One whose event loop is gone passes its turn on to the next."""
+    cdef TaskWaiter task
+    cdef waiter *following
+    while tasks != NULL:
+        following = tasks.next
+        task = <TaskWaiter>tasks.task
+        # The list's reference is ours now, and ends with this one.
+        Py_DECREF(task)
+        try:
+            task._wakeup.notify()
+        except RuntimeError:
+            tell(endpoint_pass_on(task._endpoint) if task._receives else endpoint_offer_room(task._endpoint))
+        except BaseException:
+            PyErr_WriteUnraisable(task._wakeup)
+        tasks = following
+
+
+cdef int park(parker *p, int64_t deadline) except -1:
+    """Sleep without the GIL until woken, until the deadline, or until a signal was handled."""
+    cdef int64_t until = deadline
+    cdef int parked
+    if not PARKER_SEES_SIGNALS:
+        until = min(deadline, parker_now() + SIGNAL_SLICE_NANOSECONDS)
+    with nogil:
+        parked = parker_park(p, until)
+    if parked != PARKER_UNPARKED:
+        PyErr_CheckSignals()
+    return 0
+
+
+# ---- contexts ----
+
+cdef class Backlog:
+    """The messages that waited at a port when its listeners began to run, as one task that takes many steps."""
+
+    cdef MessagePort port
+    cdef size_t left
+
+    def __cinit__(self, MessagePort port, size_t left):
+        self.port = port
+        self.left = left
+
+
+@cython.final
+cdef class TaskQueue:
+    """What is to be run in one context, in order: a ring of tasks, woken once per burst.
+
+    A task is a port that has a message, or a close event, to dispatch, a Backlog, or any callable; the ring owns a
+    reference to each. The ring is armed whenever ``run`` neither runs nor is scheduled.
+    """
+
+    cdef ring _ring
+    cdef object _context
+    # A Backlog that the last turn did not finish.
+    cdef Backlog _unfinished
+    # The context refused to schedule, but is not closed: try again with the next task.
+    cdef bint _refused
+
+    def __cinit__(self, context):
+        ring_init(&self._ring, 0)
+        ring_arm(&self._ring)
+        self._context = context
+
+    def __dealloc__(self):
+        self.forget()
+        ring_destroy(&self._ring)
+
+    cdef void forget(self) noexcept:
+        cdef c_bool shut
+        cdef void *task
+        while True:
+            task = ring_pop(&self._ring, &shut)
+            if task == NULL:
+                break
+            Py_DECREF(<object>task)
+
+    cpdef int put(self, task) except -1:
+        """Run `task` after everything that was put here before."""
+        if self._context.is_closed():
+            return 0
+        Py_INCREF(task)
+        cdef int outcome = ring_push(&self._ring, <void *>task)
+        if outcome < 0:
+            Py_DECREF(task)
+            raise MemoryError
+        if outcome & RING_WAKE or self._refused:
+            self._schedule()
+        return 0
+
+    cdef int _schedule(self) except -1:
+        try:
+            self._context.schedule(self.run)
+            self._refused = False
+        except RuntimeError:
+            # A closed loop, or an interpreter that starts no more threads. Messages wait at their ports.
+            if self._context.is_closed():
+                self.forget()
+            else:
+                self._refused = True
+        return 0
+
+    def run(self):
+        """Run tasks until none is left or this turn is over; then ask for another turn."""
+        cdef int64_t end = parker_now() + TURN_NANOSECONDS
+        cdef int budget = TURN_MESSAGES
+        cdef c_bool shut
+        cdef void *item
+        cdef bint finished = False
+        try:
+            while budget > 0 and parker_now() < end:
+                budget -= 1
+                if self._unfinished is not None:
+                    self._step_backlog()
+                    continue
+                item = ring_pop(&self._ring, &shut)
+                if item != NULL:
+                    self._run_task(steal(<PyObject *>item))
+                elif ring_arm(&self._ring) == RING_ARMED:
+                    finished = True
+                    break
+        finally:
+            if not finished:
+                self._schedule()
+
+    cdef int _run_task(self, object task) except -1:
+        if isinstance(task, MessagePort):
+            (<MessagePort>task).run_listeners(self)
+        elif type(task) is Backlog:
+            self._unfinished = <Backlog>task
+        else:
+            task()
+        return 0
+
+    cdef int _step_backlog(self) except -1:
+        cdef Backlog backlog = self._unfinished
+        backlog.left -= 1
+        if backlog.left == 0:
+            self._unfinished = None
+        if not backlog.port.run_listeners(self):
+            self._unfinished = None
+        return 0
+
+
+cdef TaskQueue current_tasks():
+    context = current_context()
+    if context.tasks is None:
+        context.tasks = TaskQueue(context)
+    return context.tasks
+
+
+# ---- ports ----
+
+@cython.final
+cdef class PortStatistics:
+    """Figures of one port, as :meth:`MessagePort.statistics` read them.
+
+    :ivar posted: messages that this port has posted into its peer's queue.
+    :ivar received: messages that were taken from this port's queue, by listeners or by receiving.
+    :ivar waiting: messages in this port's queue.
+    :ivar peak: the most messages that have been in this port's queue at once.
+    :ivar capacity: the most that may wait there, None for no limit.
+    """
+
+    cdef readonly size_t posted
+    cdef readonly size_t received
+    cdef readonly size_t waiting
+    cdef readonly size_t peak
+    cdef readonly object capacity
+
+    def __init__(self):
+        raise TypeError("PortStatistics can't be constructed; call port.statistics()")
+
+    cdef tuple _astuple(self):
+        return (self.posted, self.received, self.waiting, self.peak, self.capacity)
+
+    def __eq__(self, other):
+        if type(other) is not PortStatistics:
+            return NotImplemented
+        return self._astuple() == (<PortStatistics>other)._astuple()
+
+    def __hash__(self):
+        return hash(self._astuple())
+
+    def __repr__(self):
+        return (f"PortStatistics(posted={self.posted}, received={self.received}, waiting={self.waiting}, "
+                f"peak={self.peak}, capacity={self.capacity})")
+
+
+@cython.final
+cdef class Outgoing:
+    """A message on its way out: checked and cloned, its transferables not yet detached."""
+
+    cdef object data
+    cdef Transfer transfer
+    # The target is in the transfer list: the message goes nowhere (HTML Standard, message port post message steps).
+    cdef bint doomed
+
+    cdef PyObject *item(self) except NULL:
+        """Detach what is transferred and return an owned queue item. The caller has called ``transfer.check``."""
+        cdef Envelope envelope
+        if self.transfer is None:
+            Py_INCREF(self.data)
+            return <PyObject *>self.data
+        self.transfer.detach()
+        ports = tuple([port for port in self.transfer.received if isinstance(port, MessagePort)])
+        if not ports:
+            Py_INCREF(self.data)
+            return <PyObject *>self.data
+        envelope = Envelope.__new__(Envelope)
+        envelope.data = self.data
+        envelope.ports = ports
+        Py_INCREF(envelope)
+        return <PyObject *>(<uintptr_t><PyObject *>envelope | 1)
+
+
+@cython.trashcan(True)
+cdef class MessagePort(EventTarget):
+    """One end of a channel: what is posted here arrives at the other end (HTML Standard, "Message ports").
+
+    Ports come in pairs, from :class:`MessageChannel`, or in messages; they can't be constructed.
+
+    A port has two faces on one queue. The standard's: :meth:`post_message`, ``onmessage``, ``add_event_listener``,
+    :meth:`start`, :meth:`close`. Python's: :meth:`send`, :meth:`receive`, iteration and their awaitable twins. Both may be
+    used together; each message goes to exactly one taker. Every method may be called from any thread.
+
+    ``len(port)`` is the number of messages that wait; a port is true even when none does.
+    """
+
+    cdef channel *_channel
+    cdef uint32_t _side
+    # process_number while this handle may post: until close or transfer.
+    cdef uint32_t _posting
+    # process_number while this is the side's attached handle: until transfer.
+    cdef uint32_t _attached
+    # Messages that tasks received in a row without waiting.
+    cdef uint32_t _without_waiting
+    cdef bint _started
+    cdef bint _announced
+    cdef object __weakref__
+
+    # -- life --
+
+    @staticmethod
+    cdef MessagePort make(type cls, channel *c, uint32_t side):
+        """Make the attached handle of a side; takes over a reference to the channel."""
+        cdef MessagePort self = construct_port(cls, <PyObject *>NOTHING, NULL)
+        self._bind(c, side)
+        return self
+
+    cdef void _bind(self, channel *c, uint32_t side) noexcept:
+        self._channel = c
+        self._side = side
+        self._posting = self._attached = process_number
+
+    def __dealloc__(self):
+        if self._channel != NULL:
+            if self._attached == process_number:
+                self._close()
+                self.discard_messages()
+                self._leave_context()
+            channel_decref(self._channel)
+
+    def __reduce__(self):
+        raise TypeError(f"cannot pickle {type(self).__name__!r} object: a port travels in a transfer list, "
+                        "post_message(..., transfer=[port])")
+
+    @classmethod
+    def __class_getitem__(cls, item):
+        return GenericAlias(cls, item)
+
+    cdef inline endpoint *inbox(self) noexcept:
+        return &self._channel.side[self._side]
+
+    cdef inline endpoint *outbox(self) noexcept:
+        return &self._channel.side[self._side ^ 1]
+
+    cdef inline bint attached(self) noexcept:
+        return self._attached == process_number
+
+    cdef inline bint may_send(self) noexcept:
+        return self._posting == process_number and not ring_closed(&self.outbox().inbox)
+
+    cdef void discard_messages(self) noexcept:
+        cdef c_bool shut
+        cdef PyObject *item
+        while not ring_drained(&self.inbox().inbox):
+            item = <PyObject *>ring_pop(&self.inbox().inbox, &shut)
+            if item != NULL:
+                discard(item)
+
+    cdef void _leave_context(self) noexcept:
+        cdef void *context = self._channel.context[self._side]
+        self._channel.context[self._side] = NULL
+        if context != NULL:
+            Py_DECREF(<object>context)
+
+    cdef void set_listening(self, bint on) noexcept:
+        """Let the peer keep this port alive, or not."""
+        cdef void **listening = &self._channel.listening[self._side]
+        if on and listening[0] == NULL:
+            Py_INCREF(self)
+            listening[0] = <void *>self
+        elif not on and listening[0] != NULL:
+            listening[0] = NULL
+            Py_DECREF(self)
+
+    cdef void _close(self) noexcept:
+        cdef waiter *tasks
+        cdef MessagePort peer
+        cdef channel *c = self._channel
+        if channel_close(c, self._side, &tasks):
+            tell(tasks)
+            if c.listening[self._side ^ 1] != NULL:
+                peer = <MessagePort>c.listening[self._side ^ 1]
+                peer.offer_close_event()
+                peer.set_listening(False)
+            if c.listening[self._side] != NULL:
+                self.set_listening(False)
+
+    def close(self):
+        """Sever the channel; nothing that is posted on either side after this arrives.
+
+        Messages that arrived before stay receivable, here and at the other port; there, a ``close`` event follows the
+        last of them. Closing a closed port does nothing, and neither does closing one that was transferred away.
+        """
+        if self.attached():
+            self._posting = 0
+            self._close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    @property
+    def closed(self):
+        """Whether the channel is severed here: closed on either side, or this port transferred away.
+
+        Messages may still wait.
+        """
+        return not self.attached() or self._channel.closed_by != CHANNEL_OPEN
+
+    def __len__(self):
+        return ring_length(&self.inbox().inbox) if self.attached() else 0
+
+    def __bool__(self):
+        return True
+
+    def __repr__(self):
+        state = "transferred" if not self.attached() else "closed" if self.closed else "open"
+        return f"<{type(self).__name__} {state}, {len(self)} waiting>"
+
+    def statistics(self):
+        """Return a :class:`PortStatistics` with the figures of this port; all 0 once it was transferred away."""
+        cdef PortStatistics figures = PortStatistics.__new__(PortStatistics)
+        cdef ring *queue
+        if self.attached():
+            queue = &self.inbox().inbox
+            figures.posted = ring_pushed(&self.outbox().inbox)
+            figures.waiting = ring_length(queue)
+            figures.received = ring_pushed(queue) - figures.waiting
+            figures.peak = ring_peak(queue)
+            figures.capacity = queue.capacity or None
+        return figures
+
+    # -- transfer --
+
+    cdef object obstacle(self):
+        """Say why this port can't be transferred, or None (HTML Standard, "transfer steps")."""
+        if not self.attached():
+            return "it was transferred before"
+        if self._posting != process_number:
+            return "it is closed"
+        return None
+
+    cdef void move_to(self, MessagePort received) noexcept:
+        """Make `received` the attached handle of this side. The queue stays where it is, and so nothing is lost."""
+        channel_incref(self._channel)
+        received._bind(self._channel, self._side)
+        self._posting = self._attached = 0
+        self._announce(False)
+        self._leave_context()
+        # Whoever sleeps in a method of this handle finds it detached.
+        tell(endpoint_wake_all(self.inbox(), endpoint_wake_all(self.outbox(), NULL)))
+        self.set_listening(False)
+
+    # -- posting --
+
+    cdef Outgoing prepare(self, object message, object transfer):
+        cdef Outgoing outgoing = Outgoing.__new__(Outgoing)
+        cdef MessagePort port
+        if transfer is not None and transfer is not NOTHING:
+            outgoing.transfer = Transfer(transfer, self)
+            for item in outgoing.transfer.items:
+                if isinstance(item, MessagePort):
+                    port = item
+                    if port.attached() and port._channel == self._channel and self._channel != NULL:
+                        outgoing.doomed = True
+        if is_atom(message) or self._channel != NULL and self._channel.by_reference:
+            outgoing.data = message
+        else:
+            outgoing.data = clone(message, outgoing.transfer)
+        if outgoing.transfer is not None:
+            outgoing.transfer.check()
+        return outgoing
+
+    cdef bint _push(self, PyObject *item) except -1:
+        """Put an owned item into the peer's queue; False when that is closed. Room was reserved."""
+        cdef int outcome = ring_push(&self.outbox().inbox, item)
+        if outcome > 0:
+            self._pushed(outcome, 1)
+        elif outcome < 0:
+            discard(item)
+            if outcome == RING_NO_MEMORY:
+                ring_return_room(&self.outbox().inbox, 1)
+                raise MemoryError
+            return False
+        return True
+
+    cdef int _pushed(self, int outcome, size_t n) except -1:
+        """Wake who is to be woken after a push of `n` messages."""
+        cdef channel *c = self._channel
+        cdef uint32_t other = self._side ^ 1
+        cdef object tasks, peer
+        if outcome & RING_WAKE:
+            tell(endpoint_wake(self.outbox(), &self.outbox().receivers))
+        if outcome & RING_ANNOUNCE and c.context[other] != NULL and c.listening[other] != NULL:
+            tasks = <object>c.context[other]
+            peer = <object>c.listening[other]
+            for _ in range(n):
+                (<TaskQueue>tasks).put(peer)
+        return 0
+
+    def post_message(self, message, transfer=()):
+        """Post a clone of `message` to the other port; never blocks (HTML Standard, ``postMessage``).
+
+        On a port whose other side is gone, and on one that was closed or transferred away, everything happens but the
+        delivery, and nothing is raised.
+
+        :param message: what :func:`structured_clone` can clone; anything where the channel was made with ``copy=False``.
+        :param transfer: an iterable of transferable objects, read once: they belong to the receiver afterwards and are
+            detached here. None means none.
+        :raises DataCloneError: for what can't be cloned or transferred.
+        :raises TypeError: for a transfer list that is not an iterable of objects.
+        :raises queue.Full: when as many messages wait as the channel has capacity for.
+
+        Whatever is raised, nothing was transferred and nothing was posted.
+        """
+        cdef int outcome
+        cdef ring *queue
+        if self._posting == process_number and transfer is NOTHING:
+            queue = &self.outbox().inbox
+            if queue.capacity == 0 and (is_atom(message) or self._channel.by_reference):
+                Py_INCREF(message)
+                outcome = ring_push(queue, <void *>message)
+                if outcome == 0:
+                    return
+                if outcome > 0:
+                    self._pushed(outcome, 1)
+                    return
+                Py_DECREF(message)
+                if outcome == RING_NO_MEMORY:
+                    raise MemoryError
+                return
+        self._post(self.prepare(message, transfer))
+
+    cdef int _post(self, Outgoing outgoing) except -1:
+        cdef bint deliver = self.may_send() and not outgoing.doomed
+        if deliver and ring_reserve(&self.outbox().inbox, 1) == 0:
+            raise_full(self.outbox().inbox.capacity)
+        cdef PyObject *item = outgoing.item()
+        if deliver:
+            self._push(item)
+        else:
+            discard(item)
+        return 0
+
+    cdef int _wait_for_room(self, int64_t deadline) except -1:
+        """Reserve room for one message, and wait for it if need be."""
+        cdef endpoint *e
+        cdef parker p
+        cdef waiter w
+        parker_init(&p)
+        waiter_init(&w, &p, NULL)
+        try:
+            while True:
+                if not self.may_send():
+                    raise_closed(self)
+                e = self.outbox()
+                if ring_reserve(&e.inbox, 1):
+                    return 0
+                if parker_now() >= deadline:
+                    raise TimeoutError("no room within the timeout")
+                waiter_join(&w, e, &e.senders)
+                try:
+                    if self.may_send():
+                        if ring_reserve(&e.inbox, 1):
+                            return 0
+                        park(&p, deadline)
+                finally:
+                    waiter_leave(&w, e)
+        finally:
+            parker_destroy(&p)
+            if self._posting == process_number:
+                # The baton: whoever leaves lets the next sender look.
+                tell(endpoint_offer_room(self.outbox()))
+
+    def send(self, message, transfer=(), timeout=None):
+        """Post a clone of `message`, and wait for room in a bounded channel.
+
+        :param message: as for :meth:`post_message`.
+        :param transfer: as for :meth:`post_message`.
+        :param timeout: seconds to wait for room; None waits for ever, 0 tries once.
+        :raises ChannelClosedError: when the channel is closed, or this port was transferred away.
+        :raises TimeoutError: when there was no room within the timeout.
+        :raises DataCloneError: for what can't be cloned or transferred.
+        :raises TypeError: for a transfer list or a timeout of the wrong type.
+        :raises ValueError: for a timeout that is negative or NaN.
+
+        Whatever is raised, nothing was transferred and nothing was posted; only a close by the other side in the very
+        moment of the send can take transferred objects along.
+        """
+        cdef int64_t deadline = deadline_of(timeout)
+        cdef Outgoing outgoing = self.prepare(message, transfer)
+        if not self.may_send():
+            raise_closed(self)
+        if self.outbox().inbox.capacity:
+            self._wait_for_room(deadline)
+        self._send(outgoing)
+
+    cdef int _send(self, Outgoing outgoing) except -1:
+        """Push what room was reserved for; what was waiting may have changed what is transferred."""
+        if outgoing.transfer is not None:
+            try:
+                outgoing.transfer.check()
+            except BaseException:
+                ring_return_room(&self.outbox().inbox, 1)
+                tell(endpoint_offer_room(self.outbox()))
+                raise
+        cdef PyObject *item = outgoing.item()
+        if outgoing.doomed:
+            discard(item)
+        elif not self._push(item):
+            raise_closed(self)
+        return 0
+
+    async def asend(self, message, transfer=(), timeout=None):
+        """Post a clone of `message`, and let other tasks run while a bounded channel has no room.
+
+        To be awaited on asyncio or trio. Parameters and errors are those of :meth:`send`; a cancelled asend has posted
+        nothing.
+
+        :raises RuntimeError: where it has to wait and neither asyncio nor trio runs.
+        """
+        cdef int64_t deadline = deadline_of(timeout)
+        cdef Outgoing outgoing = self.prepare(message, transfer)
+        cdef TaskWaiter w
+        if not self.may_send():
+            raise_closed(self)
+        while not ring_reserve(&self.outbox().inbox, 1):
+            if parker_now() >= deadline:
+                raise TimeoutError("no room within the timeout")
+            w = TaskWaiter.join(self, False)
+            try:
+                if self.may_send() and ring_reserve(&w._endpoint.inbox, 1):
+                    break
+                await w._wakeup.wait(seconds_until(deadline))
+            finally:
+                w.leave()
+                # The baton: whoever leaves lets the next sender look.
+                tell(endpoint_offer_room(w._endpoint))
+            if not self.may_send():
+                raise_closed(self)
+        self._send(outgoing)
+
+    def send_many(self, messages):
+        """Send every message of an iterable, in order, with one synchronisation per batch.
+
+        In a bounded channel it waits for room. Messages that come before one that raises have been sent.
+
+        :raises ChannelClosedError: when the channel is closed, or this port was transferred away.
+        :raises DataCloneError: for a message that can't be cloned.
+        :raises TypeError: for something that is not an iterable.
+        """
+        cdef void *chunk[CHUNK]
+        cdef size_t n = 0
+        cdef bint by_reference
+        if not self.may_send():
+            raise_closed(self)
+        by_reference = self._channel.by_reference
+        try:
+            for message in messages:
+                if not (by_reference or is_atom(message)):
+                    message = clone(message)
+                Py_INCREF(message)
+                chunk[n] = <void *>message
+                n += 1
+                if n == CHUNK:
+                    n = 0
+                    self._send_chunk(chunk, CHUNK)
+        finally:
+            self._send_chunk(chunk, n)
+
+    cdef int _send_chunk(self, void **chunk, size_t n) except -1:
+        """Send owned messages; those that can't be sent are discarded and an exception raised."""
+        cdef size_t sent = 0, room, pushed
+        cdef int outcome
+        cdef ring *queue = &self.outbox().inbox
+        try:
+            while sent < n:
+                room = n - sent
+                if queue.capacity:
+                    room = ring_reserve(queue, room)
+                    if room == 0:
+                        self._wait_for_room(INT64_MAX)
+                        room = 1
+                elif self._posting != process_number:
+                    raise_closed(self)
+                pushed = ring_push_many(queue, chunk + sent, room, &outcome)
+                sent += pushed
+                if outcome > 0:
+                    self._pushed(outcome, pushed)
+                if pushed < room:
+                    ring_return_room(queue, room - pushed)
+                    if ring_closed(queue):
+                        raise_closed(self)
+                    raise MemoryError
+        finally:
+            while sent < n:
+                discard(<PyObject *>chunk[sent])
+                sent += 1
+        return 0
+
+    # -- receiving --
+
+    cdef inline PyObject *take(self) noexcept:
+        """Take the oldest message off the queue, or NULL. The port is attached."""
+        cdef c_bool attention
+        cdef PyObject *item = <PyObject *>endpoint_take(self.inbox(), &attention)
+        if attention:
+            self.attend()
+        return item
+
+    cdef void attend(self) noexcept:
+        """After messages were taken: let senders know of the room, or the close event of its time."""
+        if self.inbox().inbox.capacity:
+            tell(endpoint_offer_room(self.inbox()))
+        if self._channel.closed_by != CHANNEL_OPEN:
+            self.offer_close_event()
+
+    cdef PyObject *_receive(self, int64_t deadline) except NULL:
+        """Take the oldest item, and wait for it if need be."""
+        cdef endpoint *e
+        cdef parker p
+        cdef waiter w
+        cdef PyObject *item
+        cdef int armed
+        if not self.attached():
+            raise_closed(self)
+        item = self.take()
+        if item != NULL:
+            return item
+        e = self.inbox()
+        parker_init(&p)
+        waiter_init(&w, &p, NULL)
+        try:
+            while True:
+                if ring_drained(&e.inbox):
+                    raise_closed(self)
+                if parker_now() >= deadline:
+                    raise TimeoutError("no message within the timeout")
+                waiter_join(&w, e, &e.receivers)
+                try:
+                    if ring_arm(&e.inbox) == RING_ARMED:
+                        park(&p, deadline)
+                finally:
+                    waiter_leave(&w, e)
+                if not self.attached():
+                    raise_closed(self)
+                item = self.take()
+                if item != NULL:
+                    return item
+        finally:
+            parker_destroy(&p)
+            if self._attached == process_number or self._attached == 0:
+                # The baton: see csrc/channel.h. In a forked child there is nobody to pass it to.
+                tell(endpoint_pass_on(e))
+
+    def receive(self, timeout=None):
+        """Return the oldest message, and wait for one if there is none.
+
+        Ports that came with it are in :meth:`receive_event`'s ``ports``; here, those that the message does not contain
+        are closed.
+
+        :param timeout: seconds; None waits for ever, 0 tries once.
+        :raises ChannelClosedError: when the channel is closed and drained, or this port was transferred away.
+        :raises TimeoutError: when no message came within the timeout.
+        :raises ValueError: for a timeout that is negative or NaN.
+        :raises TypeError: for a timeout that is not a number.
+        """
+        return open_item(self._receive(INT64_MAX if timeout is None else deadline_of(timeout)))
+
+    def receive_nowait(self):
+        """Return the oldest message.
+
+        :raises queue.Empty: when none waits.
+        :raises ChannelClosedError: when the channel is closed and drained, or this port was transferred away.
+        """
+        cdef PyObject *item
+        if self._attached == process_number:
+            item = self.take()
+            if item != NULL:
+                return open_item(item)
+        raise_empty_or_closed(self)
+
+    def receive_event(self, timeout=None):
+        """Return the oldest message as a :class:`MessageEvent`, with the ports that came with it.
+
+        Parameters and errors are those of :meth:`receive`.
+        """
+        return self.event_of(self._receive(deadline_of(timeout)))
+
+    cdef Event event_of(self, PyObject *item):
+        """Return the ``message`` event for an owned queue item."""
+        cdef Envelope envelope
+        if not is_envelope(item):
+            return message_event(steal(item), NOTHING, self)
+        envelope = envelope_of(item)
+        discard(item)
+        return message_event(envelope.data, envelope.ports, self)
+
+    cdef list take_many(self, size_t limit):
+        """Return what waits, up to `limit` messages. The port is attached."""
+        cdef void *chunk[CHUNK]
+        cdef size_t n, i, done = 0
+        cdef ring *queue = &self.inbox().inbox
+        cdef list messages = []
+        limit = min(limit, ring_length(queue))
+        while done < limit:
+            n = ring_pop_many(queue, chunk, min(limit - done, <size_t>CHUNK))
+            if n == 0:
+                break
+            done += n
+            for i in range(n):
+                messages.append(open_item(<PyObject *>chunk[i]))
+            ring_return_room(queue, n)
+        if done:
+            self.attend()
+        return messages
+
+    def receive_many(self, limit=None, timeout=None):
+        """Wait for one message, then return a list of it and of those that wait behind it.
+
+        :param limit: the most messages to return, at least 1; None for all that are there.
+        :param timeout: seconds to wait for the first message; None waits for ever, 0 tries once.
+        :raises ChannelClosedError: when the channel is closed and drained, or this port was transferred away.
+        :raises TimeoutError: when no message came within the timeout.
+        :raises ValueError: for a limit below 1, or a timeout that is negative or NaN.
+        :raises TypeError: for a limit that is not an integer, or a timeout that is not a number.
+        """
+        cdef size_t most = limit_of(limit)
+        cdef int64_t deadline = deadline_of(timeout)
+        cdef list messages
+        if self.attached():
+            messages = self.take_many(most)
+            if messages:
+                return messages
+        messages = [open_item(self._receive(deadline))]
+        if most > 1 and self.attached():
+            messages += self.take_many(most - 1)
+        return messages
+
+    def areceive(self):
+        """Return an awaitable for the oldest message; other tasks run while there is none.
+
+        To be awaited on asyncio or trio. A message that is there already is taken without a detour through the event
+        loop, which still gets a turn from time to time. A cancelled areceive has taken no message.
+
+        :raises ChannelClosedError: when the channel is closed and drained, or this port was transferred away.
+        :raises RuntimeError: where it has to wait and neither asyncio nor trio runs.
+        """
+        return Receive.make(self, False)
+
+    async def areceive_many(self, limit=None):
+        """Wait for one message as :meth:`areceive` does, then return what :meth:`receive_many` would."""
+        cdef size_t most = limit_of(limit)
+        cdef list messages
+        if self.attached():
+            messages = self.take_many(most)
+            if messages:
+                return messages
+        messages = [await self._areceive()]
+        if most > 1 and self.attached():
+            messages += self.take_many(most - 1)
+        return messages
+
+    async def _areceive(self):
+        cdef TaskWaiter w
+        cdef PyObject *item
+        cdef endpoint *e
+        if self._without_waiting >= TASK_MESSAGES:
+            self._without_waiting = 0
+            await give_way()
+        while True:
+            if not self.attached():
+                raise_closed(self)
+            item = self.take()
+            if item != NULL:
+                return open_item(item)
+            e = self.inbox()
+            if ring_drained(&e.inbox):
+                raise_closed(self)
+            self._without_waiting = 0
+            w = TaskWaiter.join(self, True)
+            try:
+                if ring_arm(&e.inbox) == RING_ARMED:
+                    await w._wakeup.wait(None)
+                item = self.take() if self.attached() else NULL
+            finally:
+                w.leave()
+                # The baton: see csrc/channel.h.
+                tell(endpoint_pass_on(e))
+            if item != NULL:
+                return open_item(item)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        try:
+            return open_item(self._receive(INT64_MAX))
+        except ChannelClosedError:
+            raise StopIteration from None
+
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        return Receive.make(self, True)
+
+    # -- listeners --
+
+    def start(self):
+        """Let listeners have the messages (HTML Standard, ``start``).
+
+        They run on the asyncio loop that runs here; where none does, on the library's dispatcher thread. Starting
+        again where another loop runs moves them there. A closed or transferred port does not start.
+        """
+        cdef TaskQueue tasks
+        cdef void *present
+        if not self.attached() or self._posting != process_number:
+            return
+        tasks = current_tasks()
+        present = self._channel.context[self._side]
+        if present != <void *>tasks and (
+                not self._started or present == NULL or (<TaskQueue>present)._context.is_closed()
+                or not tasks._context.is_dispatcher):
+            self._announce(False)
+            self._enter_context(tasks)
+        self._started = True
+        self._listeners_changed()
+
+    cdef void _enter_context(self, TaskQueue tasks) noexcept:
+        self._leave_context()
+        Py_INCREF(tasks)
+        self._channel.context[self._side] = <void *>tasks
+
+    cdef TaskQueue tasks(self):
+        cdef void *tasks = self._channel.context[self._side]
+        return None if tasks == NULL else <TaskQueue>tasks
+
+    cdef int _announce(self, bint on) except -1:
+        cdef size_t waiting
+        if on != self._announced:
+            self._announced = on
+            waiting = ring_announce(&self.inbox().inbox, on)
+            if on and waiting:
+                self.tasks().put(Backlog(self, waiting))
+        return 0
+
+    cdef int _listeners_changed(self) except -1:
+        # Events that need no message to come: whether the port is started does not matter to them.
+        cdef bint waits_for_end = self._has_listener("close") or self._has_listener("error")
+        if not self.attached():
+            return 0
+        if waits_for_end and self.tasks() is None:
+            self._enter_context(current_tasks())
+        self._announce(self._started and self._has_listener("message"))
+        self.set_listening(self._channel.closed_by == CHANNEL_OPEN
+                           and (waits_for_end or self._started and bool(self._registrations)))
+        self.offer_close_event()
+        return 0
+
+    cdef void offer_close_event(self) noexcept:
+        """Put the close event into the context, once it is due."""
+        try:
+            if self._close_event_is_due():
+                self.tasks().put(self)
+        except BaseException:
+            PyErr_WriteUnraisable(self)
+
+    cdef bint _close_event_is_due(self) except -1:
+        """Tell whether the other side has closed, the queue is drained, and a listener has not been told."""
+        return (self._channel.closed_by == <int>(self._side ^ 1) and not self._channel.close_told[self._side]
+                and self._has_listener("close") and ring_drained(&self.inbox().inbox))
+
+    cdef bint run_listeners(self, TaskQueue tasks) except -1:
+        """Dispatch the oldest message, or else the close event; False when there was neither to dispatch here."""
+        cdef PyObject *item
+        if not self.attached() or self._channel.context[self._side] != <void *>tasks:
+            return False
+        if self._started and self._has_listener("message"):
+            item = self.take()
+            if item != NULL:
+                self._dispatch(self.event_of(item))
+                return True
+        if self._close_event_is_due():
+            self._channel.close_told[self._side] = True
+            self._dispatch(trusted_event("close", self))
+        return False
+
+    @property
+    def onmessage(self):
+        """The listener for ``message`` events; setting it starts the port."""
+        return self._handler("message")
+
+    @onmessage.setter
+    def onmessage(self, listener):
+        self._set_handler("message", listener)
+        self.start()
+
+    @property
+    def onmessageerror(self):
+        """The listener for ``messageerror`` events: messages that could not be rebuilt here."""
+        return self._handler("messageerror")
+
+    @onmessageerror.setter
+    def onmessageerror(self, listener):
+        self._set_handler("messageerror", listener)
+
+    @property
+    def onclose(self):
+        """The listener for the ``close`` event: the other side has closed, and no message waits any more.
+
+        An extension of the standard, which Node has too.
+        """
+        return self._handler("close")
+
+    @onclose.setter
+    def onclose(self, listener):
+        self._set_handler("close", listener)
+
+
+cdef object raise_closed(MessagePort port):
+    if port._attached == 0:
+        raise ChannelClosedError("this port was transferred away; use the one that arrived with the message")
+    if port._attached != process_number:
+        raise ChannelClosedError("this port belongs to the parent process; make a channel after the fork")
+    raise ChannelClosedError("the channel is closed")
+
+
+cdef object raise_full(size_t capacity):
+    from queue import Full
+    raise Full(f"{capacity} messages wait already, which is the channel's capacity; use send to wait for room")
+
+
+cdef object raise_empty_or_closed(MessagePort port):
+    if not port.attached() or ring_drained(&port.inbox().inbox):
+        raise_closed(port)
+    from queue import Empty
+    raise Empty("no message waits")
+
+
+cdef object seconds_until(int64_t deadline):
+    return None if deadline == INT64_MAX else max(0, deadline - parker_now()) / <double>NANOSECONDS
+
+
+cdef size_t limit_of(object limit) except 0:
+    if limit is None:
+        return <size_t>-1
+    if not hasattr(limit, "__index__"):
+        raise TypeError(f"limit must be an int or None, not {type(limit).__name__}")
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}; None takes all that is there")
+    return min(limit, <size_t>-1)
+
+
+@cython.final
+@cython.freelist(16)
+cdef class Receive:
+    """The awaitable of ``areceive`` and of ``async for``: takes a message when first stepped, and waits only then.
+
+    A coroutine in all but type, so that ``create_task`` and ``wait_for`` take it.
+    """
+
+    cdef MessagePort _port
+    # Ends an async for when the channel is closed and drained.
+    cdef bint _iterates
+    cdef bint _finished
+    # The coroutine that waits, once that has to be.
+    cdef object _waiting
+
+    @staticmethod
+    cdef Receive make(MessagePort port, bint iterates):
+        cdef Receive self = Receive.__new__(Receive)
+        self._port = port
+        self._iterates = iterates
+        return self
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        # Replaced by receive_iternext.
+        return self.send(None)
+
+    def send(self, value):
+        """Advance the wait, as a coroutine's ``send`` does."""
+        self._begin()
+        try:
+            return self._waiting.send(value)
+        except ChannelClosedError:
+            self._finished = True
+            if self._iterates:
+                raise StopAsyncIteration from None
+            raise
+        except BaseException:
+            self._finished = True
+            raise
+
+    cdef int _begin(self) except -1:
+        if self._finished:
+            raise RuntimeError("cannot reuse already awaited areceive()")
+        if self._waiting is None:
+            self._waiting = self._port._areceive()
+        return 0
+
+    def throw(self, *exc_info):
+        """Raise an exception in the wait, as a coroutine's ``throw`` does."""
+        self._begin()
+        try:
+            return self._waiting.throw(*exc_info)
+        except BaseException:
+            self._finished = True
+            raise
+
+    def close(self):
+        """End the wait, as a coroutine's ``close`` does."""
+        self._finished = True
+        if self._waiting is not None:
+            self._waiting.close()
+
+
+cdef int take_for_task(object awaitable, PyObject **message) noexcept:
+    """receive_fast: take a message without waiting, unless the event loop is due a turn."""
+    cdef Receive self = <Receive>awaitable
+    cdef MessagePort port = self._port
+    cdef PyObject *item
+    if self._finished or self._waiting is not None or not port.attached() or port._without_waiting >= TASK_MESSAGES:
+        return False
+    item = port.take()
+    if item == NULL:
+        return False
+    port._without_waiting += 1
+    self._finished = True
+    if is_envelope(item):
+        envelope = envelope_of(item)
+        data = envelope.data
+        Py_INCREF(data)
+        discard(item)
+        item = <PyObject *>data
+    message[0] = item
+    return True
+
+
+cdef object step_awaitable(object awaitable):
+    """receive_slow: step the coroutine that waits."""
+    return (<Receive>awaitable).send(None)
+
+
+receive_fast = take_for_task
+receive_slow = step_awaitable
+(<TypeSlots *>Receive).tp_iternext = receive_iternext
+
+
+@cython.final
+cdef class MessageChannel:
+    """A pair of entangled ports (HTML Standard, "Message channels").
+
+    ``port1, port2 = MessageChannel()`` works too, and as a context manager a channel closes both ports.
+
+    :param capacity: the most messages that may wait at each port; None for no limit.
+    :param copy: False hands messages over by reference instead of cloning them. Transfer lists work all the same.
+    :ivar port1: the first port.
+    :ivar port2: the second port.
+    :raises TypeError: for a capacity that is not an integer.
+    :raises ValueError: for a capacity below 1.
+    """
+
+    cdef readonly MessagePort port1
+    cdef readonly MessagePort port2
+
+    def __init__(self, *, capacity=None, copy=True):
+        if self.port1 is None:
+            self.port1, self.port2 = entangled_ports(MessagePort, capacity, copy)
+
+    @classmethod
+    def __class_getitem__(cls, item):
+        return GenericAlias(cls, item)
+
+    def __iter__(self):
+        return iter((self.port1, self.port2))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.port1.close()
+        self.port2.close()
+
+    def __repr__(self):
+        return f"<MessageChannel {self.port1!r} {self.port2!r}>"
+
+
+def entangled_ports(type cls, capacity=None, copy=True):
+    """Return two entangled ports, the first an instance of `cls`, a subclass of MessagePort."""
+    cdef size_t bound = 0
+    cdef channel *c
+    if capacity is not None:
+        if not hasattr(capacity, "__index__"):
+            raise TypeError(f"capacity must be an int or None, not {type(capacity).__name__}")
+        if capacity < 1:
+            raise ValueError(f"capacity must be at least 1, not {capacity}; None is without limit")
+        bound = min(capacity, <size_t>-1)
+    c = channel_new(bound, bool(copy) is False)
+    if c == NULL:
+        raise MemoryError
+    return MessagePort.make(cls, c, 0), MessagePort.make(MessagePort, c, 1)
+
+
+def queue_event(MessagePort port, Event event):
+    """Dispatch `event` at `port` from a task of its context; False when nobody listens for it."""
+    if not port._has_listener(event.type):
+        return False
+    event.target = port
+    event.is_trusted = True
+    (port.tasks() or current_tasks()).put(lambda: port._dispatch(event))
+    return True
+
+
+def wait(ports, timeout=None):
+    """Wait until a message can be received from one of the ports, or one is closed.
+
+    :param ports: an iterable of MessagePorts.
+    :param timeout: seconds; None waits for ever, 0 only looks.
+    :returns: the list of those ports that have a message or are closed, in the order given; empty after a time-out.
+    :raises TypeError: for anything but MessagePorts, or a timeout that is not a number.
+    :raises ValueError: for no ports at all, or a timeout that is negative or NaN.
+    """
+    cdef int64_t deadline = deadline_of(timeout)
+    cdef list waited = list(ports)
+    cdef MessagePort port
+    cdef parker p
+    cdef waiter *waiters
+    cdef size_t i, n = len(waited)
+    cdef bint all_armed
+    for item in waited:
+        if not isinstance(item, MessagePort):
+            raise TypeError(f"wait takes MessagePorts, not {type(item).__name__}")
+    if n == 0:
+        raise ValueError("wait needs at least one port")
+    ready = ready_ports(waited)
+    if ready or timeout == 0:
+        return ready
+    waiters = <waiter *>PyMem_Malloc(n * sizeof(waiter))
+    if waiters == NULL:
+        raise MemoryError
+    parker_init(&p)
+    try:
+        while True:
+            for i in range(n):
+                port = waited[i]
+                waiter_init(&waiters[i], &p, NULL)
+                waiter_join(&waiters[i], port.inbox(), &port.inbox().receivers)
+            try:
+                all_armed = True
+                for port in waited:
+                    all_armed = ring_arm(&port.inbox().inbox) == RING_ARMED and all_armed
+                if all_armed:
+                    park(&p, deadline)
+            finally:
+                for i in range(n):
+                    waiter_leave(&waiters[i], (<MessagePort>waited[i]).inbox())
+            ready = ready_ports(waited)
+            if ready or parker_now() >= deadline:
+                return ready
+    finally:
+        parker_destroy(&p)
+        PyMem_Free(waiters)
+        for port in waited:
+            if port._attached == process_number or port._attached == 0:
+                tell(endpoint_pass_on(port.inbox()))
+
+
+cdef list ready_ports(list ports):
+    cdef MessagePort port
+    return [port for port in ports if port.closed or ring_length(&port.inbox().inbox)]
+
+
+# ---- transfer ----
+
+register_transferable(MessagePort, lambda port: construct_port(MessagePort, <PyObject *>NOTHING, NULL), lambda port: (<MessagePort>port).obstacle(),
+                      lambda port, received: (<MessagePort>port).move_to(<MessagePort>received))
+
+
+# ---- garbage collection ----
+
+cdef object refuse_construction(type cls, PyObject *args, PyObject *keywords):
+    raise TypeError(f"{cls.__name__} can't be constructed; create a MessageChannel and use its port1 and port2")
+
+
+cdef struct Visit:
+    visitproc visit
+    void *argument
+
+
+cdef int visit_item(void *item, void *argument) noexcept:
+    cdef Visit *v = <Visit *>argument
+    return v.visit(<PyObject *>(<uintptr_t>item & ~<uintptr_t>1), v.argument)
+
+
+cdef traverseproc traverse_fields_of_port
+cdef traverseproc traverse_fields_of_tasks
+cdef inquiry clear_fields_of_port
+cdef inquiry clear_fields_of_tasks
+
+
+cdef int traverse_port(PyObject *o, visitproc visit, void *argument) noexcept:
+    cdef MessagePort self = <MessagePort>o
+    cdef Visit v
+    cdef int answer = traverse_fields_of_port(o, visit, argument)
+    if answer == 0 and self._channel != NULL and self._attached == process_number:
+        v.visit = visit
+        v.argument = argument
+        if self._channel.context[self._side] != NULL:
+            answer = visit(<PyObject *>self._channel.context[self._side], argument)
+        if answer == 0 and self._channel.listening[self._side ^ 1] != NULL:
+            answer = visit(<PyObject *>self._channel.listening[self._side ^ 1], argument)
+        if answer == 0:
+            answer = ring_visit(&self.inbox().inbox, visit_item, &v)
+    return answer
+
+
+cdef int traverse_tasks(PyObject *o, visitproc visit, void *argument) noexcept:
+    cdef TaskQueue self = <TaskQueue>o
+    cdef Visit v
+    cdef int answer = traverse_fields_of_tasks(o, visit, argument)
+    if answer == 0:
+        v.visit = visit
+        v.argument = argument
+        answer = ring_visit(&self._ring, visit_item, &v)
+    return answer
+
+
+cdef int clear_port(PyObject *o) noexcept:
+    cdef MessagePort self = <MessagePort>o
+    cdef int answer = clear_fields_of_port(o)
+    if self._channel != NULL and self._attached == process_number:
+        self._posting = 0
+        self._close()
+        self.discard_messages()
+        self._leave_context()
+    return answer
+
+
+cdef int clear_tasks(PyObject *o) noexcept:
+    (<TaskQueue>o).forget()
+    return clear_fields_of_tasks(o)
+
+
+# Cython has no way to visit what C structures hold, so the types' slots are replaced by ones that do.
+traverse_fields_of_port = (<TypeSlots *>MessagePort).tp_traverse
+clear_fields_of_port = (<TypeSlots *>MessagePort).tp_clear
+(<TypeSlots *>MessagePort).tp_traverse = traverse_port
+(<TypeSlots *>MessagePort).tp_clear = clear_port
+construct_port = (<TypeSlots *>MessagePort).tp_new
+(<TypeSlots *>MessagePort).tp_new = refuse_construction
+traverse_fields_of_tasks = (<TypeSlots *>TaskQueue).tp_traverse
+clear_fields_of_tasks = (<TypeSlots *>TaskQueue).tp_clear
+(<TypeSlots *>TaskQueue).tp_traverse = traverse_tasks
+(<TypeSlots *>TaskQueue).tp_clear = clear_tasks

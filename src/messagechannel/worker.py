@@ -1,0 +1,135 @@
+"""Worker: another context that runs a function, and the port that leads to it."""
+
+from __future__ import annotations
+
+from messagechannel._core import MessagePort, entangled_ports, queue_event
+from messagechannel._events import ErrorEvent, get_handler, set_handler
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from typing import Any
+
+# How long interpreter exit waits for the workers' threads, all together, after it has closed their channels; seconds.
+EXIT_PATIENCE = 1.0
+
+# Thread -> weak reference to its Worker, while the thread runs.
+_running: dict[threading.Thread, Any] = {}
+
+
+def _close_workers_at_exit() -> None:
+    from time import monotonic
+
+    end = monotonic() + EXIT_PATIENCE
+    running = list(_running.items())
+    for _, reference in running:
+        worker = reference()
+        if worker is not None:
+            worker.close()
+    for thread, _ in running:
+        thread.join(max(0.0, end - monotonic()))
+
+
+class Worker(MessagePort):
+    """Runs ``target(port, *args)`` in a new context, and is itself the port at the other end (HTML, "Workers").
+
+    So a Worker has everything that a port has: ``post_message``, ``onmessage``, ``receive``, iteration. The channel closes
+    when the Worker is closed or forgotten; `target` notices by the end of its iteration, by ChannelClosedError or by the
+    ``close`` event. When `target` has returned, its port goes the way of every port: it stays while it has listeners,
+    and closes otherwise. At interpreter exit the channels of all workers are closed, and their threads get a moment
+    to finish.
+
+    An exception that leaves `target` closes the channel and becomes an ``error`` event here, an :class:`ErrorEvent`, in the
+    context of this port; where nobody listens for that, it goes to ``threading.excepthook``.
+
+    :param target: a callable; it gets a MessagePort and `args`.
+    :param args: passed on to `target` as they are, without cloning.
+    :param kind: ``"thread"``, the one kind there is in this version.
+    :param name: the thread's name; one is made up otherwise.
+    :ivar port: the port that leads to the target: the Worker itself.
+    :raises TypeError: for a target that is not callable.
+    :raises ValueError: for an unknown kind.
+    """
+
+    def __new__(
+        cls, target: Callable[..., object], /, *args: object, kind: str = "thread", name: str | None = None
+    ) -> Worker:
+        """Make the channel and start the target."""
+        if not callable(target):
+            raise TypeError(f"target must be callable, not {type(target).__name__}")
+        if kind != "thread":
+            raise ValueError(f"kind must be 'thread', not {kind!r}; other kinds are not built yet")
+        import threading
+        from weakref import ref
+
+        self, port = entangled_ports(cls)
+        self._thread = threading.Thread(target=_run, args=(target, port, args, ref(self)), name=name, daemon=True)
+        if not _running:
+            import atexit
+
+            atexit.unregister(_close_workers_at_exit)
+            atexit.register(_close_workers_at_exit)
+        _running[self._thread] = ref(self)
+        try:
+            self._thread.start()
+        except BaseException:
+            del _running[self._thread]
+            raise
+        return self  # type: ignore[no-any-return]
+
+    def __init__(
+        self, target: Callable[..., object], /, *args: object, kind: str = "thread", name: str | None = None
+    ) -> None:
+        """Do nothing more: everything was done when the object was made."""
+
+    @property
+    def port(self) -> MessagePort:
+        """The port that leads to the target: the Worker itself."""
+        return self
+
+    @property
+    def name(self) -> str:
+        """The thread's name."""
+        return self._thread.name
+
+    @property
+    def onerror(self) -> Callable[[ErrorEvent], object] | None:
+        """The listener for the ``error`` event: an exception that left the target."""
+        return get_handler(self, "error")  # type: ignore[return-value]
+
+    @onerror.setter
+    def onerror(self, listener: Callable[[ErrorEvent], object] | None) -> None:
+        set_handler(self, "error", listener)
+
+    def is_alive(self) -> bool:
+        """Tell whether the target still runs."""
+        return self._thread.is_alive()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait until the target has returned, at most `timeout` seconds; None waits for ever."""
+        self._thread.join(timeout)
+
+    def terminate(self) -> None:
+        """Close the channel.
+
+        A thread can't be stopped from outside: a target that computes goes on until it next waits for its port. Then
+        it gets what was posted before, and after that ChannelClosedError.
+        """
+        self.close()
+
+
+def _run(target: Callable[..., object], port: MessagePort, args: tuple[object, ...], reference: Any) -> None:
+    import threading
+
+    thread = threading.current_thread()
+    try:
+        target(port, *args)
+    except BaseException as error:
+        port.close()
+        worker = reference()
+        event = ErrorEvent("error", message=f"{type(error).__name__}: {error}", error=error)
+        if worker is None or not queue_event(worker, event):
+            threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, thread)))
+    finally:
+        del _running[thread]
