@@ -15,92 +15,32 @@ is held: destructors, callbacks of event loops and listeners all run after it wa
 """
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals, PyErr_SetNone, PyErr_SetObject, PyErr_WriteUnraisable
+from cpython.exc cimport PyErr_CheckSignals, PyErr_WriteUnraisable
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uintptr_t
 
 import os
-import sys
 
 from messagechannel._clone import clone, register_transferable
-from messagechannel._context import current_context, give_way, new_wakeup
+from messagechannel._context import give_way, new_wakeup
 
 from messagechannel._clone cimport Transfer
+from messagechannel._csrc cimport (
+    CHANNEL_OPEN, PARKER_SEES_SIGNALS, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE,
+    TypeSlots, c_bool, channel, channel_close, channel_decref, channel_incref, channel_new, endpoint,
+    endpoint_offer_room, endpoint_pass_on, endpoint_take, endpoint_wake, endpoint_wake_all, inquiry, newfunc, parker,
+    parker_destroy, parker_init, parker_now, parker_park, ring, ring_announce, ring_arm, ring_closed, ring_drained,
+    ring_length, ring_peak, ring_pop, ring_pop_many, ring_push, ring_push_many, ring_pushed, ring_reserve,
+    ring_return_room, ring_visit, steal, traverseproc, visitproc, waiter, waiter_init, waiter_join, waiter_leave,
+)
 from messagechannel._events cimport Event, EventTarget, message_event, trusted_event
-
-
-cdef extern from "<stdbool.h>":
-    ctypedef bint c_bool "bool"
-
-
-cdef extern from "parker.h" nogil:
-    ctypedef struct parker:
-        pass
-    enum: PARKER_UNPARKED, PARKER_TIMED_OUT, PARKER_INTERRUPTED, PARKER_SEES_SIGNALS
-    void parker_init(parker *p) noexcept
-    void parker_destroy(parker *p) noexcept
-    int64_t parker_now() noexcept
-    int parker_park(parker *p, int64_t deadline) noexcept
-
-
-cdef extern from "ring.h" nogil:
-    ctypedef struct ring:
-        size_t capacity
-    enum: RING_WAKE, RING_ANNOUNCE, RING_CLOSED, RING_NO_MEMORY, RING_ARMED, RING_NOT_EMPTY
-    void ring_init(ring *r, size_t capacity) noexcept
-    void ring_destroy(ring *r) noexcept
-    int ring_push(ring *r, void *item) noexcept
-    size_t ring_push_many(ring *r, void **items, size_t n, int *outcome) noexcept
-    void *ring_pop(ring *r, c_bool *shut) noexcept
-    size_t ring_pop_many(ring *r, void **items, size_t limit) noexcept
-    int ring_arm(ring *r) noexcept
-    bint ring_closed(ring *r) noexcept
-    bint ring_drained(ring *r) noexcept
-    size_t ring_announce(ring *r, bint on) noexcept
-    size_t ring_length(ring *r) noexcept
-    size_t ring_pushed(ring *r) noexcept
-    size_t ring_peak(ring *r) noexcept
-    size_t ring_reserve(ring *r, size_t wanted) noexcept
-    void ring_return_room(ring *r, size_t n) noexcept
-
-
-cdef extern from "channel.h" nogil:
-    ctypedef struct waiter:
-        waiter *next
-        void *task
-    ctypedef struct endpoint:
-        ring inbox
-        waiter *receivers
-        waiter *senders
-    ctypedef struct channel:
-        endpoint side[2]
-        int closed_by
-        bint by_reference
-        bint close_told[2]
-        void *context[2]
-        void *listening[2]
-    enum: CHANNEL_OPEN
-    channel *channel_new(size_t capacity, bint by_reference) noexcept
-    void channel_incref(channel *c) noexcept
-    void channel_decref(channel *c) noexcept
-    bint channel_close(channel *c, int side, waiter **tasks) noexcept
-    void waiter_init(waiter *w, parker *p, void *task) noexcept
-    void waiter_join(waiter *w, endpoint *e, waiter **list) noexcept
-    bint waiter_leave(waiter *w, endpoint *e) noexcept
-    waiter *endpoint_wake(endpoint *e, waiter **list) noexcept
-    waiter *endpoint_wake_all(endpoint *e, waiter *tasks) noexcept
-    waiter *endpoint_pass_on(endpoint *e) noexcept
-    waiter *endpoint_offer_room(endpoint *e) noexcept
-    void *endpoint_take(endpoint *e, c_bool *attention) noexcept
+from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
 
 
 cdef extern from *:
     """
-    /* Hands an owned reference over to Cython, which would take another one for <object>. */
-    static inline PyObject *steal(PyObject *owned) { return owned; }
-
     /* tp_iternext of Receive in C, because a StopIteration that Cython raises costs a traceback.  `fast` takes a message
        without waiting; `slow` does everything else. */
     static int (*receive_fast)(PyObject *self, PyObject **message);
@@ -120,26 +60,9 @@ cdef extern from *:
         return NULL;
     }
     """
-    object steal(PyObject *owned)
     int (*receive_fast)(object self, PyObject **message) noexcept
     object (*receive_slow)(object self)
     PyObject *receive_iternext(PyObject *self) noexcept
-
-
-cdef extern from "Python.h":
-    ctypedef int (*visitproc)(PyObject *o, void *argument) noexcept
-    ctypedef int (*traverseproc)(PyObject *o, visitproc visit, void *argument) noexcept
-    ctypedef int (*inquiry)(PyObject *o) noexcept
-    ctypedef object (*newfunc)(type cls, PyObject *args, PyObject *keywords)
-    ctypedef struct TypeSlots "PyTypeObject":
-        traverseproc tp_traverse
-        inquiry tp_clear
-        PyObject *(*tp_iternext)(PyObject *o) noexcept
-        newfunc tp_new
-
-
-cdef extern from "ring.h":
-    int ring_visit(ring *r, int (*visit)(void *item, void *argument) noexcept, void *argument) noexcept
 
 
 class ChannelClosedError(Exception):
@@ -167,9 +90,6 @@ cdef object GenericAlias = type(list[int])
 cdef enum:
     # Messages that a batch moves at once.
     CHUNK = 256
-    # What one turn of a context does at most, so that a flood starves nobody.
-    TURN_MESSAGES = 1000
-    TURN_NANOSECONDS = 4000000
     # Messages that one task receives without waiting before its event loop gets a turn.
     TASK_MESSAGES = 1000
     # Where signals do not end a sleep, the main thread looks for them this often.
@@ -293,126 +213,6 @@ cdef int park(parker *p, int64_t deadline) except -1:
     if parked != PARKER_UNPARKED:
         PyErr_CheckSignals()
     return 0
-
-
-# ---- contexts ----
-
-cdef class Backlog:
-    """The messages that waited at a port when its listeners began to run, as one task that takes many steps."""
-
-    cdef MessagePort port
-    cdef size_t left
-
-    def __cinit__(self, MessagePort port, size_t left):
-        self.port = port
-        self.left = left
-
-
-@cython.final
-cdef class TaskQueue:
-    """What is to be run in one context, in order: a ring of tasks, woken once per burst.
-
-    A task is a port that has a message, or a close event, to dispatch, a Backlog, or any callable; the ring owns a
-    reference to each. The ring is armed whenever ``run`` neither runs nor is scheduled.
-    """
-
-    cdef ring _ring
-    cdef object _context
-    # A Backlog that the last turn did not finish.
-    cdef Backlog _unfinished
-    # The context refused to schedule, but is not closed: try again with the next task.
-    cdef bint _refused
-
-    def __cinit__(self, context):
-        ring_init(&self._ring, 0)
-        ring_arm(&self._ring)
-        self._context = context
-
-    def __dealloc__(self):
-        self.forget()
-        ring_destroy(&self._ring)
-
-    cdef void forget(self) noexcept:
-        cdef c_bool shut
-        cdef void *task
-        while True:
-            task = ring_pop(&self._ring, &shut)
-            if task == NULL:
-                break
-            Py_DECREF(<object>task)
-
-    cpdef int put(self, task) except -1:
-        """Run `task` after everything that was put here before."""
-        if self._context.is_closed():
-            return 0
-        Py_INCREF(task)
-        cdef int outcome = ring_push(&self._ring, <void *>task)
-        if outcome < 0:
-            Py_DECREF(task)
-            raise MemoryError
-        if outcome & RING_WAKE or self._refused:
-            self._schedule()
-        return 0
-
-    cdef int _schedule(self) except -1:
-        try:
-            self._context.schedule(self.run)
-            self._refused = False
-        except RuntimeError:
-            # A closed loop, or an interpreter that starts no more threads. Messages wait at their ports.
-            if self._context.is_closed():
-                self.forget()
-            else:
-                self._refused = True
-        return 0
-
-    def run(self):
-        """Run tasks until none is left or this turn is over; then ask for another turn."""
-        cdef int64_t end = parker_now() + TURN_NANOSECONDS
-        cdef int budget = TURN_MESSAGES
-        cdef c_bool shut
-        cdef void *item
-        cdef bint finished = False
-        try:
-            while budget > 0 and parker_now() < end:
-                budget -= 1
-                if self._unfinished is not None:
-                    self._step_backlog()
-                    continue
-                item = ring_pop(&self._ring, &shut)
-                if item != NULL:
-                    self._run_task(steal(<PyObject *>item))
-                elif ring_arm(&self._ring) == RING_ARMED:
-                    finished = True
-                    break
-        finally:
-            if not finished:
-                self._schedule()
-
-    cdef int _run_task(self, object task) except -1:
-        if isinstance(task, MessagePort):
-            (<MessagePort>task).run_listeners(self)
-        elif type(task) is Backlog:
-            self._unfinished = <Backlog>task
-        else:
-            task()
-        return 0
-
-    cdef int _step_backlog(self) except -1:
-        cdef Backlog backlog = self._unfinished
-        backlog.left -= 1
-        if backlog.left == 0:
-            self._unfinished = None
-        if not backlog.port.run_listeners(self):
-            self._unfinished = None
-        return 0
-
-
-cdef TaskQueue current_tasks():
-    context = current_context()
-    if context.tasks is None:
-        context.tasks = TaskQueue(context)
-    return context.tasks
 
 
 # ---- ports ----
@@ -1121,8 +921,8 @@ cdef class MessagePort(EventTarget):
         tasks = current_tasks()
         present = self._channel.context[self._side]
         if present != <void *>tasks and (
-                not self._started or present == NULL or (<TaskQueue>present)._context.is_closed()
-                or not tasks._context.is_dispatcher):
+                not self._started or present == NULL or (<TaskQueue>present).context.is_closed()
+                or not tasks.context.is_dispatcher):
             self._announce(False)
             self._enter_context(tasks)
         self._started = True
@@ -1143,7 +943,7 @@ cdef class MessagePort(EventTarget):
             self._announced = on
             waiting = ring_announce(&self.inbox().inbox, on)
             if on and waiting:
-                self.tasks().put(Backlog(self, waiting))
+                self.tasks().put_repeated(self, waiting)
         return 0
 
     cdef int _listeners_changed(self) except -1:
@@ -1172,7 +972,7 @@ cdef class MessagePort(EventTarget):
         return (self._channel.closed_by == <int>(self._side ^ 1) and not self._channel.close_told[self._side]
                 and self._has_listener("close") and ring_drained(&self.inbox().inbox))
 
-    cdef bint run_listeners(self, TaskQueue tasks) except -1:
+    cdef bint _run_task(self, object tasks) except -1:
         """Dispatch the oldest message, or else the close event; False when there was neither to dispatch here."""
         cdef PyObject *item
         if not self.attached() or self._channel.context[self._side] != <void *>tasks:
@@ -1415,7 +1215,8 @@ def queue_event(MessagePort port, Event event):
         return False
     event.target = port
     event.is_trusted = True
-    (port.tasks() or current_tasks()).put(lambda: port._dispatch(event))
+    cdef TaskQueue tasks = port.tasks()
+    (current_tasks() if tasks is None else tasks).put(lambda: port._dispatch(event))
     return True
 
 
@@ -1490,46 +1291,21 @@ cdef object refuse_construction(type cls, PyObject *args, PyObject *keywords):
     raise TypeError(f"{cls.__name__} can't be constructed; create a MessageChannel and use its port1 and port2")
 
 
-cdef struct Visit:
-    visitproc visit
-    void *argument
-
-
-cdef int visit_item(void *item, void *argument) noexcept:
-    cdef Visit *v = <Visit *>argument
-    return v.visit(<PyObject *>(<uintptr_t>item & ~<uintptr_t>1), v.argument)
-
-
 cdef traverseproc traverse_fields_of_port
-cdef traverseproc traverse_fields_of_tasks
 cdef inquiry clear_fields_of_port
-cdef inquiry clear_fields_of_tasks
 
 
 cdef int traverse_port(PyObject *o, visitproc visit, void *argument) noexcept:
     cdef MessagePort self = <MessagePort>o
-    cdef Visit v
+    cdef Visit v = Visit(visit, argument)
     cdef int answer = traverse_fields_of_port(o, visit, argument)
     if answer == 0 and self._channel != NULL and self._attached == process_number:
-        v.visit = visit
-        v.argument = argument
         if self._channel.context[self._side] != NULL:
             answer = visit(<PyObject *>self._channel.context[self._side], argument)
         if answer == 0 and self._channel.listening[self._side ^ 1] != NULL:
             answer = visit(<PyObject *>self._channel.listening[self._side ^ 1], argument)
         if answer == 0:
             answer = ring_visit(&self.inbox().inbox, visit_item, &v)
-    return answer
-
-
-cdef int traverse_tasks(PyObject *o, visitproc visit, void *argument) noexcept:
-    cdef TaskQueue self = <TaskQueue>o
-    cdef Visit v
-    cdef int answer = traverse_fields_of_tasks(o, visit, argument)
-    if answer == 0:
-        v.visit = visit
-        v.argument = argument
-        answer = ring_visit(&self._ring, visit_item, &v)
     return answer
 
 
@@ -1544,11 +1320,6 @@ cdef int clear_port(PyObject *o) noexcept:
     return answer
 
 
-cdef int clear_tasks(PyObject *o) noexcept:
-    (<TaskQueue>o).forget()
-    return clear_fields_of_tasks(o)
-
-
 # Cython has no way to visit what C structures hold, so the types' slots are replaced by ones that do.
 traverse_fields_of_port = (<TypeSlots *>MessagePort).tp_traverse
 clear_fields_of_port = (<TypeSlots *>MessagePort).tp_clear
@@ -1556,7 +1327,3 @@ clear_fields_of_port = (<TypeSlots *>MessagePort).tp_clear
 (<TypeSlots *>MessagePort).tp_clear = clear_port
 construct_port = (<TypeSlots *>MessagePort).tp_new
 (<TypeSlots *>MessagePort).tp_new = refuse_construction
-traverse_fields_of_tasks = (<TypeSlots *>TaskQueue).tp_traverse
-clear_fields_of_tasks = (<TypeSlots *>TaskQueue).tp_clear
-(<TypeSlots *>TaskQueue).tp_traverse = traverse_tasks
-(<TypeSlots *>TaskQueue).tp_clear = clear_tasks

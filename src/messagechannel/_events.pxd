@@ -21,7 +21,10 @@ cdef class EventTarget:
     cdef dict _registrations
 
     cdef int _remove(self, object type, object registration) except -1
+    # For subclasses: the set of listeners has changed.
     cdef int _listeners_changed(self) except -1
+    # For subclasses: run what was put into a task queue for this target; True when there may be more of it.
+    cdef bint _run_task(self, object tasks) except -1
     cdef bint _has_listener(self, str type)
     cdef object _handler(self, str type)
     cdef int _set_handler(self, str type, object handler) except -1

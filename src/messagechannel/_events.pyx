@@ -204,6 +204,9 @@ cdef class EventTarget:
     cdef int _listeners_changed(self) except -1:
         return 0
 
+    cdef bint _run_task(self, object tasks) except -1:
+        return False
+
     cdef bint _has_listener(self, str type):
         return self._registrations is not None and type in self._registrations
 

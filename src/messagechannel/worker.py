@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 from messagechannel._core import MessagePort, entangled_ports, queue_event
 from messagechannel._events import ErrorEvent, get_handler, set_handler
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 # How long interpreter exit waits for the workers' threads, all together, after it has closed their channels; seconds.
 EXIT_PATIENCE = 1.0
 
+_numbers = count(1)
 # Thread -> weak reference to its Worker, while the thread runs.
 _running: dict[threading.Thread, Any] = {}
 
@@ -41,7 +44,8 @@ class Worker(MessagePort):
     to finish.
 
     An exception that leaves `target` closes the channel and becomes an ``error`` event here, an :class:`ErrorEvent`, in the
-    context of this port; where nobody listens for that, it goes to ``threading.excepthook``.
+    context of this port. Where nobody listens for that yet, it goes to ``threading.excepthook``, and a listener that
+    comes later still gets the event.
 
     :param target: a callable; it gets a MessagePort and `args`.
     :param args: passed on to `target` as they are, without cloning.
@@ -64,7 +68,10 @@ class Worker(MessagePort):
         from weakref import ref
 
         self, port = entangled_ports(cls)
-        self._thread = threading.Thread(target=_run, args=(target, port, args, ref(self)), name=name, daemon=True)
+        self._error_event = None
+        self._thread = threading.Thread(
+            target=_run, args=(target, port, args, ref(self)), name=name or f"Worker-{next(_numbers)}", daemon=True
+        )
         if not _running:
             import atexit
 
@@ -101,6 +108,19 @@ class Worker(MessagePort):
     @onerror.setter
     def onerror(self, listener: Callable[[ErrorEvent], object] | None) -> None:
         set_handler(self, "error", listener)
+        self._offer_error_event()
+
+    def add_event_listener(self, type: str, listener: Callable[[Any], object], *, once: bool = False) -> None:
+        """Call `listener` with every event of `type`; see :meth:`EventTarget.add_event_listener`."""
+        super().add_event_listener(type, listener, once=once)
+        self._offer_error_event()
+
+    def _offer_error_event(self) -> bool:
+        event = self._error_event
+        if event is not None and queue_event(self, event):
+            self._error_event = None
+            return True
+        return False
 
     def is_alive(self) -> bool:
         """Tell whether the target still runs."""
@@ -128,8 +148,9 @@ def _run(target: Callable[..., object], port: MessagePort, args: tuple[object, .
     except BaseException as error:
         port.close()
         worker = reference()
-        event = ErrorEvent("error", message=f"{type(error).__name__}: {error}", error=error)
-        if worker is None or not queue_event(worker, event):
+        if worker is not None:
+            worker._error_event = ErrorEvent("error", message=f"{type(error).__name__}: {error}", error=error)
+        if worker is None or not worker._offer_error_event():
             threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, thread)))
     finally:
         del _running[thread]

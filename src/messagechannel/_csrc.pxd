@@ -1,0 +1,93 @@
+"""What the extension modules use of csrc/, whose headers say what everything means, and of CPython's types."""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t
+
+
+cdef extern from "<stdbool.h>":
+    ctypedef bint c_bool "bool"
+
+
+cdef extern from "parker.h" nogil:
+    ctypedef struct parker:
+        pass
+    enum: PARKER_UNPARKED, PARKER_TIMED_OUT, PARKER_INTERRUPTED, PARKER_SEES_SIGNALS
+    void parker_init(parker *p) noexcept
+    void parker_destroy(parker *p) noexcept
+    int64_t parker_now() noexcept
+    int parker_park(parker *p, int64_t deadline) noexcept
+
+
+cdef extern from "ring.h" nogil:
+    ctypedef struct ring:
+        size_t capacity
+    enum: RING_WAKE, RING_ANNOUNCE, RING_CLOSED, RING_NO_MEMORY, RING_ARMED, RING_NOT_EMPTY
+    void ring_init(ring *r, size_t capacity) noexcept
+    void ring_destroy(ring *r) noexcept
+    int ring_push(ring *r, void *item) noexcept
+    size_t ring_push_many(ring *r, void **items, size_t n, int *outcome) noexcept
+    void *ring_pop(ring *r, c_bool *shut) noexcept
+    size_t ring_pop_many(ring *r, void **items, size_t limit) noexcept
+    int ring_arm(ring *r) noexcept
+    bint ring_closed(ring *r) noexcept
+    bint ring_drained(ring *r) noexcept
+    size_t ring_announce(ring *r, bint on) noexcept
+    size_t ring_length(ring *r) noexcept
+    size_t ring_pushed(ring *r) noexcept
+    size_t ring_peak(ring *r) noexcept
+    size_t ring_reserve(ring *r, size_t wanted) noexcept
+    void ring_return_room(ring *r, size_t n) noexcept
+
+
+cdef extern from "ring.h":
+    int ring_visit(ring *r, int (*visit)(void *item, void *argument) noexcept, void *argument) noexcept
+
+
+cdef extern from "channel.h" nogil:
+    ctypedef struct waiter:
+        waiter *next
+        void *task
+    ctypedef struct endpoint:
+        ring inbox
+        waiter *receivers
+        waiter *senders
+    ctypedef struct channel:
+        endpoint side[2]
+        int closed_by
+        bint by_reference
+        bint close_told[2]
+        void *context[2]
+        void *listening[2]
+    enum: CHANNEL_OPEN
+    channel *channel_new(size_t capacity, bint by_reference) noexcept
+    void channel_incref(channel *c) noexcept
+    void channel_decref(channel *c) noexcept
+    bint channel_close(channel *c, int side, waiter **tasks) noexcept
+    void waiter_init(waiter *w, parker *p, void *task) noexcept
+    void waiter_join(waiter *w, endpoint *e, waiter **list) noexcept
+    bint waiter_leave(waiter *w, endpoint *e) noexcept
+    waiter *endpoint_wake(endpoint *e, waiter **list) noexcept
+    waiter *endpoint_wake_all(endpoint *e, waiter *tasks) noexcept
+    waiter *endpoint_pass_on(endpoint *e) noexcept
+    waiter *endpoint_offer_room(endpoint *e) noexcept
+    void *endpoint_take(endpoint *e, c_bool *attention) noexcept
+
+
+cdef extern from *:
+    """
+    /* Hands an owned reference over to Cython, which would take another one for <object>. */
+    static inline PyObject *steal(PyObject *owned) { return owned; }
+    """
+    object steal(PyObject *owned)
+
+
+cdef extern from "Python.h":
+    ctypedef int (*visitproc)(PyObject *o, void *argument) noexcept
+    ctypedef int (*traverseproc)(PyObject *o, visitproc visit, void *argument) noexcept
+    ctypedef int (*inquiry)(PyObject *o) noexcept
+    ctypedef object (*newfunc)(type cls, PyObject *args, PyObject *keywords)
+    ctypedef struct TypeSlots "PyTypeObject":
+        traverseproc tp_traverse
+        inquiry tp_clear
+        PyObject *(*tp_iternext)(PyObject *o) noexcept
+        newfunc tp_new
