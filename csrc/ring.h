@@ -4,7 +4,7 @@
  * claim a slot by one compare-and-swap on a packed tail word and then publish it by a store; consumers
  * take turns by a one-word token.  It descends from the block list of crossbeam's SegQueue and from the
  * armed head of folly's AtomicNotificationQueue; putting segment, offset and flags into the one word that
- * a producer swaps anyway is what makes closing exact and waiting free of a fence (docs/lock-free.md).
+ * a producer swaps anyway is what makes closing exact and waiting free of a fence (docs/design.md).
  *
  * Progress.  Pushing is lock-free; it allocates once per RING_SLOTS messages, and not at all while the
  * spare segment suffices.  Popping waits only for another consumer of the same ring.

@@ -69,6 +69,7 @@ class Worker(MessagePort):
 
         self, port = entangled_ports(cls)
         self._error_event = None
+        self._error_lock = threading.RLock()
         self._thread = threading.Thread(
             target=_run, args=(target, port, args, ref(self)), name=name or f"Worker-{next(_numbers)}", daemon=True
         )
@@ -116,11 +117,13 @@ class Worker(MessagePort):
         self._offer_error_event()
 
     def _offer_error_event(self) -> bool:
-        event = self._error_event
-        if event is not None and queue_event(self, event):
+        # Called by the target's thread and by whoever adds a listener: one of them delivers, once.
+        with self._error_lock:
+            event = self._error_event
+            if event is None or not queue_event(self, event):
+                return False
             self._error_event = None
             return True
-        return False
 
     def is_alive(self) -> bool:
         """Tell whether the target still runs."""
