@@ -18,7 +18,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals, PyErr_WriteUnraisable
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uintptr_t
 
 import os
@@ -41,28 +41,70 @@ from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
 
 cdef extern from *:
     """
-    /* tp_iternext of Receive in C, because a StopIteration that Cython raises costs a traceback.  `fast` takes a message
-       without waiting; `slow` does everything else. */
+    /* How Receive hands a message to `await`, in C because a StopIteration that Cython raises costs a traceback.  `fast`
+       takes a message without waiting; `slow` does everything else. */
     static int (*receive_fast)(PyObject *self, PyObject **message);
     static PyObject *(*receive_slow)(PyObject *self);
+    static PyObject **(*receive_stop)(PyObject *self);
+
     static PyObject *receive_iternext(PyObject *self)
     {
         PyObject *message;
         if (!receive_fast(self, &message))
             return receive_slow(self);
-        /* Called, not PyErr_SetObject(StopIteration, message), which would unpack a tuple. */
-        PyObject *stop = PyObject_CallOneArg(PyExc_StopIteration, message);
-        Py_DECREF(message);
-        if (stop) {
-            PyErr_SetObject(PyExc_StopIteration, stop);
-            Py_DECREF(stop);
+        /* An exception that nobody else has seen is used again: making one costs more than all the rest.  Its value is
+           set, not its argument, so that a tuple arrives as such. */
+        PyObject **stop = receive_stop(self);
+        if (!*stop || Py_REFCNT(*stop) != 1)
+            Py_XSETREF(*stop, PyObject_CallNoArgs(PyExc_StopIteration));
+        if (!*stop) {
+            Py_DECREF(message);
+            return NULL;
         }
+        Py_XSETREF(((PyStopIterationObject *)*stop)->value, message);
+    #if PY_VERSION_HEX >= 0x030C0000
+        PyErr_SetRaisedException(Py_NewRef(*stop));
+    #else
+        PyErr_SetObject(PyExc_StopIteration, *stop);
+    #endif
         return NULL;
+    }
+
+    /* What the interpreter prefers to tp_iternext where it can use it, up to CPython 3.11. */
+    static PySendResult receive_send(PyObject *self, PyObject *value, PyObject **result)
+    {
+        PyObject *type, *stop, *traceback;
+        (void)value;
+        if (receive_fast(self, result))
+            return PYGEN_RETURN;
+        *result = receive_slow(self);
+        if (*result)
+            return PYGEN_NEXT;
+        if (!PyErr_ExceptionMatches(PyExc_StopIteration))
+            return PYGEN_ERROR;
+        PyErr_Fetch(&type, &stop, &traceback);
+        PyErr_NormalizeException(&type, &stop, &traceback);
+        *result = Py_NewRef(((PyStopIterationObject *)stop)->value);
+        Py_XDECREF(type);
+        Py_XDECREF(stop);
+        Py_XDECREF(traceback);
+        return PYGEN_RETURN;
+    }
+
+    static void install_receive(PyTypeObject *type)
+    {
+        type->tp_iternext = receive_iternext;
+    #if PY_VERSION_HEX < 0x030C0000
+        type->tp_as_async->am_send = receive_send;
+    #else
+        (void)receive_send;
+    #endif
     }
     """
     int (*receive_fast)(object self, PyObject **message) noexcept
     object (*receive_slow)(object self)
-    PyObject *receive_iternext(PyObject *self) noexcept
+    PyObject **(*receive_stop)(object self) noexcept
+    void install_receive(TypeSlots *type) noexcept
 
 
 class ChannelClosedError(Exception):
@@ -94,6 +136,8 @@ cdef enum:
     TASK_MESSAGES = 1000
     # Where signals do not end a sleep, the main thread looks for them this often.
     SIGNAL_SLICE_NANOSECONDS = 50000000
+    # What _push_atom returns instead of what ring_push does.
+    NOT_AN_ATOM = -100
     NANOSECONDS = 1000000000
 
 
@@ -514,23 +558,28 @@ cdef class MessagePort(EventTarget):
 
         Whatever is raised, nothing was transferred and nothing was posted.
         """
+        cdef int outcome = self._push_atom(message, transfer)
+        if outcome > 0:
+            self._pushed(outcome, 1)
+        elif outcome == NOT_AN_ATOM:
+            self._post(self.prepare(message, transfer))
+        elif outcome == RING_NO_MEMORY:
+            raise MemoryError
+
+    cdef inline int _push_atom(self, object message, object transfer) noexcept:
+        """The fast path of all that posts: push a message that needs neither a clone nor room, or return NOT_AN_ATOM."""
         cdef int outcome
         cdef ring *queue
-        if self._posting == process_number and transfer is NOTHING:
-            queue = &self.outbox().inbox
-            if queue.capacity == 0 and (is_atom(message) or self._channel.by_reference):
-                Py_INCREF(message)
-                outcome = ring_push(queue, <void *>message)
-                if outcome == 0:
-                    return
-                if outcome > 0:
-                    self._pushed(outcome, 1)
-                    return
-                Py_DECREF(message)
-                if outcome == RING_NO_MEMORY:
-                    raise MemoryError
-                return
-        self._post(self.prepare(message, transfer))
+        if self._posting != process_number or transfer is not NOTHING:
+            return NOT_AN_ATOM
+        queue = &self.outbox().inbox
+        if queue.capacity or not (is_atom(message) or self._channel.by_reference):
+            return NOT_AN_ATOM
+        Py_INCREF(message)
+        outcome = ring_push(queue, <void *>message)
+        if outcome < 0:
+            Py_DECREF(message)
+        return outcome
 
     cdef int _post(self, Outgoing outgoing) except -1:
         cdef bint deliver = self.may_send() and not outgoing.doomed
@@ -589,12 +638,27 @@ cdef class MessagePort(EventTarget):
         moment of the send can take transferred objects along.
         """
         cdef int64_t deadline = deadline_of(timeout)
-        cdef Outgoing outgoing = self.prepare(message, transfer)
-        if not self.may_send():
+        cdef Outgoing outgoing
+        cdef int outcome = self._push_atom(message, transfer)
+        if outcome == NOT_AN_ATOM:
+            outgoing = self.prepare(message, transfer)
+            if not self.may_send():
+                raise_closed(self)
+            if self.outbox().inbox.capacity:
+                self._wait_for_room(deadline)
+            self._send(outgoing)
+        else:
+            self._sent(outcome)
+
+    cdef int _sent(self, int outcome) except -1:
+        """After _push_atom: wake who is to be woken, or raise."""
+        if outcome > 0:
+            self._pushed(outcome, 1)
+        elif outcome == RING_NO_MEMORY:
+            raise MemoryError
+        elif outcome < 0:
             raise_closed(self)
-        if self.outbox().inbox.capacity:
-            self._wait_for_room(deadline)
-        self._send(outgoing)
+        return 0
 
     cdef int _send(self, Outgoing outgoing) except -1:
         """Push what room was reserved for; what was waiting may have changed what is transferred."""
@@ -621,8 +685,13 @@ cdef class MessagePort(EventTarget):
         :raises RuntimeError: where it has to wait and neither asyncio nor trio runs.
         """
         cdef int64_t deadline = deadline_of(timeout)
-        cdef Outgoing outgoing = self.prepare(message, transfer)
+        cdef Outgoing outgoing
         cdef TaskWaiter w
+        cdef int outcome = self._push_atom(message, transfer)
+        if outcome != NOT_AN_ATOM:
+            self._sent(outcome)
+            return
+        outgoing = self.prepare(message, transfer)
         if not self.may_send():
             raise_closed(self)
         while not ring_reserve(&self.outbox().inbox, 1):
@@ -901,9 +970,6 @@ cdef class MessagePort(EventTarget):
             raise StopIteration from None
 
     def __aiter__(self):
-        return self
-
-    def __anext__(self):
         return Receive.make(self, True)
 
     # -- listeners --
@@ -1056,23 +1122,44 @@ cdef size_t limit_of(object limit) except 0:
 @cython.final
 @cython.freelist(16)
 cdef class Receive:
-    """The awaitable of ``areceive`` and of ``async for``: takes a message when first stepped, and waits only then.
+    """The awaitable of ``areceive``, and the iterator and the awaitables of ``async for``.
 
-    A coroutine in all but type, so that ``create_task`` and ``wait_for`` take it.
+    It takes a message when first stepped, and waits only then. A coroutine in all but type, so that ``create_task`` and
+    ``wait_for`` take it. The iterator returns itself as each awaitable, unless the last one is still to be awaited.
     """
 
     cdef MessagePort _port
     # Ends an async for when the channel is closed and drained.
     cdef bint _iterates
+    # Was returned by __anext__ and not finished since.
+    cdef bint _handed_out
     cdef bint _finished
     # The coroutine that waits, once that has to be.
     cdef object _waiting
+    # The exception that hands messages over, or NULL.
+    cdef PyObject *_stop
 
     @staticmethod
     cdef Receive make(MessagePort port, bint iterates):
         cdef Receive self = Receive.__new__(Receive)
         self._port = port
         self._iterates = iterates
+        self._handed_out = self._finished = False
+        self._stop = NULL
+        return self
+
+    def __dealloc__(self):
+        Py_XDECREF(self._stop)
+
+    def __aiter__(self):
+        return self
+
+    def __anext__(self):
+        if self._handed_out and not self._finished:
+            return Receive.make(self._port, True)
+        self._handed_out = True
+        self._finished = False
+        self._waiting = None
         return self
 
     def __await__(self):
@@ -1103,6 +1190,9 @@ cdef class Receive:
         if self._finished:
             raise RuntimeError("cannot reuse already awaited areceive()")
         if self._waiting is None:
+            # Whatever the last message was, it does not live on while this waits.
+            Py_XDECREF(self._stop)
+            self._stop = NULL
             self._waiting = self._port._areceive()
         return 0
 
@@ -1149,9 +1239,15 @@ cdef object step_awaitable(object awaitable):
     return (<Receive>awaitable).send(None)
 
 
+cdef PyObject **stop_of(object awaitable) noexcept:
+    """receive_stop: where the exception is kept."""
+    return &(<Receive>awaitable)._stop
+
+
 receive_fast = take_for_task
 receive_slow = step_awaitable
-(<TypeSlots *>Receive).tp_iternext = receive_iternext
+receive_stop = stop_of
+install_receive(<TypeSlots *>Receive)
 
 
 @cython.final

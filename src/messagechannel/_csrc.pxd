@@ -89,5 +89,4 @@ cdef extern from "Python.h":
     ctypedef struct TypeSlots "PyTypeObject":
         traverseproc tp_traverse
         inquiry tp_clear
-        PyObject *(*tp_iternext)(PyObject *o) noexcept
         newfunc tp_new
