@@ -47,6 +47,8 @@ class DataCloneError(ValueError):
         an item of the transfer list.
     """
 
+    __module__ = "messagechannel"
+
     def __init__(self, message, path="$"):
         super().__init__(message)
         self.path = path

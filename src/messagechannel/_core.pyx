@@ -18,7 +18,7 @@ cimport cython
 from cpython.exc cimport PyErr_CheckSignals, PyErr_WriteUnraisable
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uintptr_t
 
 import os
@@ -41,6 +41,14 @@ from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
 
 cdef extern from *:
     """
+    /* Tells the commonest immutable values by their exact type alone. */
+    static inline int is_atom(PyObject *o)
+    {
+        PyTypeObject *type = Py_TYPE(o);
+        return type == &PyLong_Type || type == &PyUnicode_Type || type == &PyBytes_Type || type == &PyFloat_Type
+               || o == Py_None || type == &PyBool_Type;
+    }
+
     /* How Receive hands a message to `await`, in C because a StopIteration that Cython raises costs a traceback.  `fast`
        takes a message without waiting; `slow` does everything else. */
     static int (*receive_fast)(PyObject *self, PyObject **message);
@@ -55,11 +63,13 @@ cdef extern from *:
         /* An exception that nobody else has seen is used again: making one costs more than all the rest.  Its value is
            set, not its argument, so that a tuple arrives as such. */
         PyObject **stop = receive_stop(self);
-        if (!*stop || Py_REFCNT(*stop) != 1)
-            Py_XSETREF(*stop, PyObject_CallNoArgs(PyExc_StopIteration));
-        if (!*stop) {
-            Py_DECREF(message);
-            return NULL;
+        if (Py_REFCNT(*stop) != 1) {
+            PyObject *made = PyObject_CallNoArgs(PyExc_StopIteration);
+            if (!made) {
+                Py_DECREF(message);
+                return NULL;
+            }
+            Py_SETREF(*stop, made);
         }
         Py_XSETREF(((PyStopIterationObject *)*stop)->value, message);
     #if PY_VERSION_HEX >= 0x030C0000
@@ -101,6 +111,7 @@ cdef extern from *:
     #endif
     }
     """
+    bint is_atom(object value) noexcept
     int (*receive_fast)(object self, PyObject **message) noexcept
     object (*receive_slow)(object self)
     PyObject **(*receive_stop)(object self) noexcept
@@ -109,6 +120,8 @@ cdef extern from *:
 
 class ChannelClosedError(Exception):
     """The channel was closed, or the port transferred away, and no message is left to receive."""
+
+    __module__ = "messagechannel"
 
 
 # Grows with every fork. A port belongs to the process whose number it carries: in a forked child, inherited ports are
@@ -159,12 +172,6 @@ cdef inline Envelope envelope_of(PyObject *item):
 
 cdef inline void discard(PyObject *item) noexcept:
     Py_DECREF(<object>(<PyObject *>(<uintptr_t>item & ~<uintptr_t>1)))
-
-
-cdef inline bint is_atom(object value) noexcept:
-    """Tell the commonest immutable values by their exact type alone."""
-    cdef type cls = type(value)
-    return cls is int or cls is str or cls is bytes or cls is float or value is None or cls is bool
 
 
 cdef object open_item(PyObject *item):
@@ -533,14 +540,17 @@ cdef class MessagePort(EventTarget):
         """Wake who is to be woken after a push of `n` messages."""
         cdef channel *c = self._channel
         cdef uint32_t other = self._side ^ 1
-        cdef object tasks, peer
+        cdef TaskQueue tasks
+        cdef MessagePort peer
         if outcome & RING_WAKE:
             tell(endpoint_wake(self.outbox(), &self.outbox().receivers))
         if outcome & RING_ANNOUNCE and c.context[other] != NULL and c.listening[other] != NULL:
-            tasks = <object>c.context[other]
-            peer = <object>c.listening[other]
-            for _ in range(n):
-                (<TaskQueue>tasks).put(peer)
+            tasks = <TaskQueue>c.context[other]
+            peer = <MessagePort>c.listening[other]
+            if n == 1:
+                tasks.put(peer)
+            else:
+                tasks.put_repeated(peer, n)
         return 0
 
     def post_message(self, message, transfer=()):
@@ -1136,8 +1146,8 @@ cdef class Receive:
     cdef bint _finished
     # The coroutine that waits, once that has to be.
     cdef object _waiting
-    # The exception that hands messages over, or NULL.
-    cdef PyObject *_stop
+    # The exception that hands messages over, once there is one.
+    cdef object _stop
 
     @staticmethod
     cdef Receive make(MessagePort port, bint iterates):
@@ -1145,11 +1155,7 @@ cdef class Receive:
         self._port = port
         self._iterates = iterates
         self._handed_out = self._finished = False
-        self._stop = NULL
         return self
-
-    def __dealloc__(self):
-        Py_XDECREF(self._stop)
 
     def __aiter__(self):
         return self
@@ -1191,8 +1197,7 @@ cdef class Receive:
             raise RuntimeError("cannot reuse already awaited areceive()")
         if self._waiting is None:
             # Whatever the last message was, it does not live on while this waits.
-            Py_XDECREF(self._stop)
-            self._stop = NULL
+            self._stop = None
             self._waiting = self._port._areceive()
         return 0
 
@@ -1241,7 +1246,7 @@ cdef object step_awaitable(object awaitable):
 
 cdef PyObject **stop_of(object awaitable) noexcept:
     """receive_stop: where the exception is kept."""
-    return &(<Receive>awaitable)._stop
+    return <PyObject **>&(<Receive>awaitable)._stop
 
 
 receive_fast = take_for_task

@@ -86,6 +86,8 @@ class ErrorEvent(Event):
     :ivar error: the exception.
     """
 
+    __module__ = "messagechannel"
+
     def __init__(self, type, *, message="", error=None):
         super().__init__(type, cancelable=True)
         self.message = require_str(message, "message")

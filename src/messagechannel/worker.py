@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from messagechannel._core import MessagePort, entangled_ports, queue_event
+from messagechannel._core import ChannelClosedError, MessagePort, entangled_ports, queue_event
 from messagechannel._events import ErrorEvent, get_handler, set_handler
 
 TYPE_CHECKING = False
@@ -43,7 +43,7 @@ class Worker(MessagePort):
     and closes otherwise. At interpreter exit the channels of all workers are closed, and their threads get a moment
     to finish.
 
-    An exception that leaves `target` closes the channel and becomes an ``error`` event here, an :class:`ErrorEvent`, in the
+    An exception that leaves `target` (other than ChannelClosedError of a closed channel) closes it and becomes an ``error`` event here, an :class:`ErrorEvent`, in the
     context of this port. Where nobody listens for that yet, it goes to ``threading.excepthook``, and a listener that
     comes later still gets the event.
 
@@ -149,6 +149,9 @@ def _run(target: Callable[..., object], port: MessagePort, args: tuple[object, .
     try:
         target(port, *args)
     except BaseException as error:
+        if isinstance(error, ChannelClosedError) and port.closed:
+            # How a target that waits for its port ends when the Worker was closed.
+            return
         port.close()
         worker = reference()
         if worker is not None:
