@@ -53,29 +53,21 @@ cdef extern from *:
        takes a message without waiting; `slow` does everything else. */
     static int (*receive_fast)(PyObject *self, PyObject **message);
     static PyObject *(*receive_slow)(PyObject *self);
-    static PyObject **(*receive_stop)(PyObject *self);
+    static PyObject *(*receive_stop)(PyObject *self);
 
     static PyObject *receive_iternext(PyObject *self)
     {
         PyObject *message;
         if (!receive_fast(self, &message))
             return receive_slow(self);
-        /* An exception that nobody else has seen is used again: making one costs more than all the rest.  Its value is
-           set, not its argument, so that a tuple arrives as such. */
-        PyObject **stop = receive_stop(self);
-        if (Py_REFCNT(*stop) != 1) {
-            PyObject *made = PyObject_CallNoArgs(PyExc_StopIteration);
-            if (!made) {
-                Py_DECREF(message);
-                return NULL;
-            }
-            Py_SETREF(*stop, made);
-        }
-        Py_XSETREF(((PyStopIterationObject *)*stop)->value, message);
+        /* Making an exception for each message would cost more than all the rest.  Its value is set, not its argument,
+           so that a tuple arrives as such. */
+        PyObject *stop = receive_stop(self);
+        Py_XSETREF(((PyStopIterationObject *)stop)->value, message);
     #if PY_VERSION_HEX >= 0x030C0000
-        PyErr_SetRaisedException(Py_NewRef(*stop));
+        PyErr_SetRaisedException(Py_NewRef(stop));
     #else
-        PyErr_SetObject(PyExc_StopIteration, *stop);
+        PyErr_SetObject(PyExc_StopIteration, stop);
     #endif
         return NULL;
     }
@@ -112,9 +104,10 @@ cdef extern from *:
     }
     """
     bint is_atom(object value) noexcept
+    Py_ssize_t Py_REFCNT(PyObject *o) noexcept
     int (*receive_fast)(object self, PyObject **message) noexcept
     object (*receive_slow)(object self)
-    PyObject **(*receive_stop)(object self) noexcept
+    PyObject *(*receive_stop)(object self) noexcept
     void install_receive(TypeSlots *type) noexcept
 
 
@@ -1244,14 +1237,17 @@ cdef object step_awaitable(object awaitable):
     return (<Receive>awaitable).send(None)
 
 
-cdef PyObject **stop_of(object awaitable) noexcept:
-    """receive_stop: where the exception is kept."""
-    return <PyObject **>&(<Receive>awaitable)._stop
+cdef PyObject *stop_for(object awaitable) noexcept:
+    """receive_stop: the StopIteration to use, borrowed. One that nobody else refers to is used again."""
+    cdef Receive self = <Receive>awaitable
+    if Py_REFCNT(<PyObject *>self._stop) != 1:
+        self._stop = StopIteration()
+    return <PyObject *>self._stop
 
 
 receive_fast = take_for_task
 receive_slow = step_awaitable
-receive_stop = stop_of
+receive_stop = stop_for
 install_receive(<TypeSlots *>Receive)
 
 
