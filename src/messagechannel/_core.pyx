@@ -63,6 +63,10 @@ cdef extern from *:
         /* Making an exception for each message would cost more than all the rest.  Its value is set, not its argument,
            so that a tuple arrives as such. */
         PyObject *stop = receive_stop(self);
+        if (!stop) {
+            Py_DECREF(message);
+            return PyErr_NoMemory();
+        }
         Py_XSETREF(((PyStopIterationObject *)stop)->value, message);
     #if PY_VERSION_HEX >= 0x030C0000
         PyErr_SetRaisedException(Py_NewRef(stop));
@@ -1241,8 +1245,9 @@ cdef PyObject *stop_for(object awaitable) noexcept:
     """receive_stop: the StopIteration to use, borrowed. One that nobody else refers to is used again."""
     cdef Receive self = <Receive>awaitable
     if Py_REFCNT(<PyObject *>self._stop) != 1:
+        self._stop = None
         self._stop = StopIteration()
-    return <PyObject *>self._stop
+    return NULL if self._stop is None else <PyObject *>self._stop
 
 
 receive_fast = take_for_task
