@@ -5,4 +5,5 @@ cdef class Transfer:
     # id(item) -> index
     cdef dict _places
 
+    cdef object refusal(self, Py_ssize_t index, str reason)
     cdef object place_of(self, object item)

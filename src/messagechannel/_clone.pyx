@@ -9,7 +9,6 @@ Transferring follows StructuredSerializeWithTransfer: look at every listed item,
 detached meanwhile, and only then detach, all of them. :class:`Transfer` has one method for each step.
 """
 
-from cpython.bytearray cimport PyByteArray_Check
 from cpython.object cimport PyObject
 
 import sys
@@ -43,8 +42,8 @@ cdef extern from *:
 class DataCloneError(ValueError):
     """A value can't be cloned or transferred (Web IDL, "DataCloneError").
 
-    :ivar path: where the offending value is, such as ``$['orders'][3].callback``; ``$`` is the message itself, ``transfer[0]``
-        an item of the transfer list.
+    :ivar path: where the offending value is, such as ``$['orders'][3].callback``; ``$`` is the message itself,
+        ``transfer[0]`` an item of the transfer list.
     """
 
     __module__ = "messagechannel"
@@ -171,17 +170,20 @@ cdef class Transfer:
                 raise TypeError(f"transfer[{index}] must be a transferable object, not {type(item).__name__}")
         for index, item in enumerate(self.items):
             if item is source and source is not None:
-                raise DataCloneError(f"transfer[{index}]: a port can't be transferred through itself", f"transfer[{index}]")
+                raise self.refusal(index, "a port can't be transferred through itself")
         for index, item in enumerate(self.items):
             hooks = _hooks_of(item)
             if hooks is None:
-                raise DataCloneError(f"transfer[{index}]: a {type(item).__name__} can't be transferred; transferable are "
-                                     + ", ".join(sorted(cls.__name__ for cls in _transferables)), f"transfer[{index}]")
+                transferable = ", ".join(sorted(cls.__name__ for cls in _transferables))
+                raise self.refusal(index, f"a {type(item).__name__} can't be transferred, only {transferable} can")
             if id(item) in self._places:
-                raise DataCloneError(f"transfer[{index}]: this {type(item).__name__} is listed twice", f"transfer[{index}]")
+                raise self.refusal(index, f"this {type(item).__name__} is listed twice")
             self._places[id(item)] = index
             self._hooks.append(hooks)
         self.received = [receiver(item) for item, (receiver, _, _) in zip(self.items, self._hooks)]
+
+    cdef object refusal(self, Py_ssize_t index, str reason):
+        return DataCloneError(f"transfer[{index}]: {reason}", f"transfer[{index}]")
 
     cdef object place_of(self, object item):
         return self._places.get(id(item))
@@ -194,8 +196,7 @@ cdef class Transfer:
         for index, (item, (_, obstacle, _)) in enumerate(zip(self.items, self._hooks)):
             reason = obstacle(item)
             if reason is not None:
-                raise DataCloneError(f"transfer[{index}]: this {type(item).__name__} can't be transferred: {reason}",
-                                     f"transfer[{index}]")
+                raise self.refusal(index, f"this {type(item).__name__} can't be transferred: {reason}")
 
     def detach(self):
         """Move all items over to what is in :attr:`received`; right after :meth:`check`, this can't fail."""

@@ -237,7 +237,7 @@ def new_wakeup() -> AsyncioWakeup | TrioWakeup:
     loop = running_loop()
     if loop is not None:
         return AsyncioWakeup(loop)
-    raise RuntimeError("no event loop runs here: await this in asyncio or trio, or call the method without the leading a")
+    raise RuntimeError("no event loop runs here: await this in asyncio or trio, or call the waiting method")
 
 
 class _NextTurn:

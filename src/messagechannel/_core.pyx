@@ -2,9 +2,9 @@
 # cython: embedsignature=True, embedsignature.format=clinic
 """MessageChannel and MessagePort: a thin layer over the channel in csrc/.
 
-Ownership.  A ``channel`` (csrc/channel.h) has two sides; each side is held by at most one *attached* MessagePort. Transferring
-a port makes another handle the attached one, in O(1), and leaves the old one detached. What a queue holds are owned
-references: to the message itself or, with the low bit set, to an Envelope (a message that came with ports).
+Ownership.  A ``channel`` (csrc/channel.h) has two sides; each side is held by at most one *attached* MessagePort.
+Transferring a port makes another handle the attached one, in O(1), and leaves the old one detached. What a queue holds
+are owned references: to the message itself or, with the low bit set, to an Envelope (a message that came with ports).
 
 A side's ``listening`` is a strong reference to its attached port while that has listeners that a post of the peer can
 reach: the standard's "as if by a strong reference from its peer". Hence the peer visits it for the garbage collector.
@@ -49,8 +49,8 @@ cdef extern from *:
                || o == Py_None || type == &PyBool_Type;
     }
 
-    /* How Receive hands a message to `await`, in C because a StopIteration that Cython raises costs a traceback.  `fast`
-       takes a message without waiting; `slow` does everything else. */
+    /* How Receive hands a message to `await`, in C because a StopIteration that Cython raises costs a traceback.
+       `fast` takes a message without waiting; `slow` does everything else. */
     static int (*receive_fast)(PyObject *self, PyObject **message);
     static PyObject *(*receive_slow)(PyObject *self);
     static PyObject *(*receive_stop)(PyObject *self);
@@ -335,8 +335,8 @@ cdef class MessagePort(EventTarget):
     Ports come in pairs, from :class:`MessageChannel`, or in messages; they can't be constructed.
 
     A port has two faces on one queue. The standard's: :meth:`post_message`, ``onmessage``, ``add_event_listener``,
-    :meth:`start`, :meth:`close`. Python's: :meth:`send`, :meth:`receive`, iteration and their awaitable twins. Both may be
-    used together; each message goes to exactly one taker. Every method may be called from any thread.
+    :meth:`start`, :meth:`close`. Python's: :meth:`send`, :meth:`receive`, iteration and their awaitable twins. Both may
+    be used together; each message goes to exactly one taker. Every method may be called from any thread.
 
     ``len(port)`` is the number of messages that wait; a port is true even when none does.
     """
@@ -556,7 +556,7 @@ cdef class MessagePort(EventTarget):
         On a port whose other side is gone, and on one that was closed or transferred away, everything happens but the
         delivery, and nothing is raised.
 
-        :param message: what :func:`structured_clone` can clone; anything where the channel was made with ``copy=False``.
+        :param message: what :func:`structured_clone` can clone; anything, where the channel has ``copy=False``.
         :param transfer: an iterable of transferable objects, read once: they belong to the receiver afterwards and are
             detached here. None means none.
         :raises DataCloneError: for what can't be cloned or transferred.
@@ -574,7 +574,7 @@ cdef class MessagePort(EventTarget):
             raise MemoryError
 
     cdef inline int _push_atom(self, object message, object transfer) noexcept:
-        """The fast path of all that posts: push a message that needs neither a clone nor room, or return NOT_AN_ATOM."""
+        """The fast path: push a message that needs neither a clone nor room, else return NOT_AN_ATOM."""
         cdef int outcome
         cdef ring *queue
         if self._posting != process_number or transfer is not NOTHING:
@@ -798,7 +798,6 @@ cdef class MessagePort(EventTarget):
         cdef parker p
         cdef waiter w
         cdef PyObject *item
-        cdef int armed
         if not self.attached():
             raise_closed(self)
         item = self.take()
@@ -1383,8 +1382,19 @@ cdef list ready_ports(list ports):
 
 # ---- transfer ----
 
-register_transferable(MessagePort, lambda port: construct_port(MessagePort, <PyObject *>NOTHING, NULL), lambda port: (<MessagePort>port).obstacle(),
-                      lambda port, received: (<MessagePort>port).move_to(<MessagePort>received))
+def _make_empty_port(port):
+    return construct_port(MessagePort, <PyObject *>NOTHING, NULL)
+
+
+def _port_obstacle(MessagePort port):
+    return port.obstacle()
+
+
+def _move_port(MessagePort port, MessagePort received):
+    port.move_to(received)
+
+
+register_transferable(MessagePort, _make_empty_port, _port_obstacle, _move_port)
 
 
 # ---- garbage collection ----

@@ -7,8 +7,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uintptr_t
 
 from messagechannel._csrc cimport (
-    RING_ARMED, RING_WAKE, TypeSlots, c_bool, inquiry, parker_now, ring_arm, ring_destroy, ring_init, ring_pop, ring_push,
-    ring_visit, steal, traverseproc, visitproc,
+    RING_ARMED, RING_WAKE, TypeSlots, c_bool, inquiry, parker_now, ring_arm, ring_destroy, ring_init, ring_pop,
+    ring_push, ring_visit, steal, traverseproc, visitproc,
 )
 from messagechannel._events cimport EventTarget
 

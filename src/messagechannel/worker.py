@@ -37,15 +37,15 @@ def _close_workers_at_exit() -> None:
 class Worker(MessagePort):
     """Runs ``target(port, *args)`` in a new context, and is itself the port at the other end (HTML, "Workers").
 
-    So a Worker has everything that a port has: ``post_message``, ``onmessage``, ``receive``, iteration. The channel closes
-    when the Worker is closed or forgotten; `target` notices by the end of its iteration, by ChannelClosedError or by the
-    ``close`` event. When `target` has returned, its port goes the way of every port: it stays while it has listeners,
-    and closes otherwise. At interpreter exit the channels of all workers are closed, and their threads get a moment
-    to finish.
+    So a Worker has everything that a port has: ``post_message``, ``onmessage``, ``receive``, iteration. The channel
+    closes when the Worker is closed or forgotten; `target` notices by the end of its iteration, by ChannelClosedError
+    (which may leave it then), or by the ``close`` event. When `target` has returned, its port goes the way of every
+    port: it stays while it has listeners, and closes otherwise. At interpreter exit the channels of all workers are
+    closed, and their threads get a moment to finish.
 
-    An exception that leaves `target` (other than ChannelClosedError of a closed channel) closes it and becomes an ``error`` event here, an :class:`ErrorEvent`, in the
-    context of this port. Where nobody listens for that yet, it goes to ``threading.excepthook``, and a listener that
-    comes later still gets the event.
+    An exception that leaves `target` closes the channel and becomes an ``error`` event here, an :class:`ErrorEvent`,
+    in the context of this port. Where nobody listens for that yet, it goes to ``threading.excepthook``, and a listener
+    that comes later still gets the event.
 
     :param target: a callable; it gets a MessagePort and `args`.
     :param args: passed on to `target` as they are, without cloning.
@@ -56,7 +56,7 @@ class Worker(MessagePort):
     :raises ValueError: for an unknown kind.
     """
 
-    def __new__(
+    def __new__(  # noqa: PYI034  (Self is not in the typing module of every supported Python)
         cls, target: Callable[..., object], /, *args: object, kind: str = "thread", name: str | None = None
     ) -> Worker:
         """Make the channel and start the target."""
