@@ -52,14 +52,14 @@ cdef extern from *:
     /* How Receive hands a message to `await`, in C because a StopIteration that Cython raises costs a traceback.
        `fast` takes a message without waiting; `slow` does everything else. */
     static int (*receive_fast)(PyObject *self, PyObject **message);
-    static PyObject *(*receive_slow)(PyObject *self);
+    static PyObject *(*receive_slow)(PyObject *self, PyObject *value);
     static PyObject *(*receive_stop)(PyObject *self);
 
     static PyObject *receive_iternext(PyObject *self)
     {
         PyObject *message;
         if (!receive_fast(self, &message))
-            return receive_slow(self);
+            return receive_slow(self, Py_None);
         /* Making an exception for each message would cost more than all the rest.  Its value is set, not its argument,
            so that a tuple arrives as such. */
         PyObject *stop = receive_stop(self);
@@ -80,10 +80,9 @@ cdef extern from *:
     static PySendResult receive_send(PyObject *self, PyObject *value, PyObject **result)
     {
         PyObject *type, *stop, *traceback;
-        (void)value;
         if (receive_fast(self, result))
             return PYGEN_RETURN;
-        *result = receive_slow(self);
+        *result = receive_slow(self, value);
         if (*result)
             return PYGEN_NEXT;
         if (!PyErr_ExceptionMatches(PyExc_StopIteration))
@@ -110,7 +109,7 @@ cdef extern from *:
     bint is_atom(object value) noexcept
     Py_ssize_t Py_REFCNT(PyObject *o) noexcept
     int (*receive_fast)(object self, PyObject **message) noexcept
-    object (*receive_slow)(object self)
+    object (*receive_slow)(object self, object value)
     PyObject *(*receive_stop)(object self) noexcept
     void install_receive(TypeSlots *type) noexcept
 
@@ -1235,9 +1234,9 @@ cdef int take_for_task(object awaitable, PyObject **message) noexcept:
     return True
 
 
-cdef object step_awaitable(object awaitable):
+cdef object step_awaitable(object awaitable, object value):
     """receive_slow: step the coroutine that waits."""
-    return (<Receive>awaitable).send(None)
+    return (<Receive>awaitable).send(value)
 
 
 cdef PyObject *stop_for(object awaitable) noexcept:
