@@ -34,7 +34,7 @@ ctest: $(STAMPS)/build-tools
 pytest: $(STAMPS)/package $(STAMPS)/group-test
 	$(BIN)/python -m pytest
 
-lint: $(STAMPS)/package $(STAMPS)/group-test $(STAMPS)/group-lint
+lint: $(STAMPS)/package $(STAMPS)/progress $(STAMPS)/group-test $(STAMPS)/group-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/cython-lint src

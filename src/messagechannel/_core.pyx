@@ -281,7 +281,7 @@ cdef class PortStatistics:
     cdef readonly size_t peak
     cdef readonly object capacity
 
-    def __init__(self):
+    def __init__(self, *args, **kwargs):
         raise TypeError("PortStatistics can't be constructed; call port.statistics()")
 
     cdef tuple _astuple(self):
@@ -1256,7 +1256,8 @@ install_receive(<TypeSlots *>Receive)
 
 @cython.final
 cdef class MessageChannel:
-    """A pair of entangled ports (HTML Standard, "Message channels").
+    """MessageChannel(*, capacity=None, copy=True)\n--\n\n\
+    A pair of entangled ports (HTML Standard, "Message channels").
 
     ``port1, port2 = MessageChannel()`` works too, and as a context manager a channel closes both ports.
 

@@ -6,6 +6,8 @@ from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 
 from messagechannel._context import report_on_running_loop
 
+cdef object GenericAlias = type(list[int])
+
 
 cdef object require_str(object value, str name):
     if not isinstance(value, str):
@@ -14,10 +16,9 @@ cdef object require_str(object value, str name):
 
 
 cdef class Event:
-    """Something that happened to a target.
-
-    ``Event(type, *, cancelable=False)`` makes one for :meth:`EventTarget.dispatch_event`; the library makes its own,
-    whose :attr:`is_trusted` is True.
+    """Event(type, *, cancelable=False)\n--\n\n\
+    Something that happened to a target. Anybody can make one, for :meth:`EventTarget.dispatch_event`; the library makes
+    its own, whose :attr:`is_trusted` is True.
 
     :ivar type: what happened, such as ``"message"`` or ``"close"``.
     :ivar target: the object that the event was dispatched to, None before that.
@@ -46,9 +47,8 @@ cdef class Event:
 
 
 cdef class MessageEvent(Event):
-    """A message and what came with it (HTML Standard, "The MessageEvent interface").
-
-    ``MessageEvent(type, *, data=None, origin="", last_event_id="", source=None, ports=())``
+    """MessageEvent(type, *, data=None, origin='', last_event_id='', source=None, ports=())\n--\n\n\
+    A message and what came with it (HTML Standard, "The MessageEvent interface").
 
     :ivar data: the message.
     :ivar origin: where it came from; ``""`` for messages from a port.
@@ -73,14 +73,16 @@ cdef class MessageEvent(Event):
         self.source = source
         self.ports = ports
 
+    @classmethod
+    def __class_getitem__(cls, item):
+        return GenericAlias(cls, item)
+
     def __repr__(self):
         return f"<{type(self).__name__} {self.type!r} data={self.data!r}>"
 
 
 class ErrorEvent(Event):
     """An exception that nobody caught (HTML Standard, "The ErrorEvent interface").
-
-    ``ErrorEvent(type, *, message="", error=None)``
 
     :ivar message: the exception in one line.
     :ivar error: the exception.

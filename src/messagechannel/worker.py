@@ -1,27 +1,19 @@
 """Worker: another context that runs a function, and the port that leads to it."""
 
-from __future__ import annotations
-
 from itertools import count
 
 from messagechannel._core import ChannelClosedError, MessagePort, entangled_ports, queue_event
 from messagechannel._events import ErrorEvent, get_handler, set_handler
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable
-    from typing import Any
 
 # How long interpreter exit waits for the workers' threads, all together, after it has closed their channels; seconds.
 EXIT_PATIENCE = 1.0
 
 _numbers = count(1)
 # Thread -> weak reference to its Worker, while the thread runs.
-_running: dict[threading.Thread, Any] = {}
+_running = {}
 
 
-def _close_workers_at_exit() -> None:
+def _close_workers_at_exit():
     from time import monotonic
 
     end = monotonic() + EXIT_PATIENCE
@@ -56,9 +48,7 @@ class Worker(MessagePort):
     :raises ValueError: for an unknown kind.
     """
 
-    def __new__(  # noqa: PYI034  (Self is not in the typing module of every supported Python)
-        cls, target: Callable[..., object], /, *args: object, kind: str = "thread", name: str | None = None
-    ) -> Worker:
+    def __new__(cls, target, /, *args, kind="thread", name=None):
         """Make the channel and start the target."""
         if not callable(target):
             raise TypeError(f"target must be callable, not {type(target).__name__}")
@@ -84,39 +74,37 @@ class Worker(MessagePort):
         except BaseException:
             del _running[self._thread]
             raise
-        return self  # type: ignore[no-any-return]
+        return self
 
-    def __init__(
-        self, target: Callable[..., object], /, *args: object, kind: str = "thread", name: str | None = None
-    ) -> None:
+    def __init__(self, target, /, *args, kind="thread", name=None):
         """Do nothing more: everything was done when the object was made."""
 
     @property
-    def port(self) -> MessagePort:
+    def port(self):
         """The port that leads to the target: the Worker itself."""
         return self
 
     @property
-    def name(self) -> str:
+    def name(self):
         """The thread's name."""
         return self._thread.name
 
     @property
-    def onerror(self) -> Callable[[ErrorEvent], object] | None:
+    def onerror(self):
         """The listener for the ``error`` event: an exception that left the target."""
-        return get_handler(self, "error")  # type: ignore[return-value]
+        return get_handler(self, "error")
 
     @onerror.setter
-    def onerror(self, listener: Callable[[ErrorEvent], object] | None) -> None:
+    def onerror(self, listener):
         set_handler(self, "error", listener)
         self._offer_error_event()
 
-    def add_event_listener(self, type: str, listener: Callable[[Any], object], *, once: bool = False) -> None:
+    def add_event_listener(self, type, listener, *, once=False):
         """Call `listener` with every event of `type`; see :meth:`EventTarget.add_event_listener`."""
         super().add_event_listener(type, listener, once=once)
         self._offer_error_event()
 
-    def _offer_error_event(self) -> bool:
+    def _offer_error_event(self):
         # Called by the target's thread and by whoever adds a listener: one of them delivers, once.
         with self._error_lock:
             event = self._error_event
@@ -125,15 +113,15 @@ class Worker(MessagePort):
             self._error_event = None
             return True
 
-    def is_alive(self) -> bool:
+    def is_alive(self):
         """Tell whether the target still runs."""
         return self._thread.is_alive()
 
-    def join(self, timeout: float | None = None) -> None:
+    def join(self, timeout=None):
         """Wait until the target has returned, at most `timeout` seconds; None waits for ever."""
         self._thread.join(timeout)
 
-    def terminate(self) -> None:
+    def terminate(self):
         """Close the channel.
 
         A thread can't be stopped from outside: a target that computes goes on until it next waits for its port. Then
@@ -142,7 +130,7 @@ class Worker(MessagePort):
         self.close()
 
 
-def _run(target: Callable[..., object], port: MessagePort, args: tuple[object, ...], reference: Any) -> None:
+def _run(target, port, args, reference):
     import threading
 
     thread = threading.current_thread()

@@ -1,0 +1,41 @@
+"""One handshake, one reply: the web's channel-messaging-basic demo, with a Worker in place of the iframe.
+
+python examples/basic.py
+"""
+
+import threading
+
+from messagechannel import MessageChannel, MessageEvent, MessagePort, Worker
+
+
+def say(who: str, text: str) -> None:
+    """Print who said what, and from which thread."""
+    print(f"{who} [{threading.current_thread().name}]: {text}")
+
+
+def page2(port: MessagePort[str]) -> None:
+    """Be the iframe: show what comes with a port, and answer through that port."""
+    while not (event := port.receive_event()).ports:
+        pass
+    say("page2.html hears", event.data)
+    event.ports[0].post_message("A message from the iframe in page2.html")
+
+
+def main() -> None:
+    """Be the page."""
+    channel = MessageChannel[str]()
+    answered = threading.Event()
+
+    def hear(event: MessageEvent[str]) -> None:
+        say("index.html hears", event.data)
+        answered.set()
+
+    channel.port1.onmessage = hear
+    iframe = Worker(page2, name="iframe")
+    iframe.post_message("A message from the index.html page!", transfer=[channel.port2])
+    answered.wait()
+    iframe.join()
+
+
+if __name__ == "__main__":
+    main()

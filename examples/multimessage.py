@@ -1,0 +1,49 @@
+"""A conversation over one channel: the web's channel-messaging-multimessage demo, with a Worker in place of the iframe.
+
+python examples/multimessage.py ["a text" ...]
+"""
+
+import sys
+import threading
+from collections.abc import Iterable
+
+from messagechannel import MessageChannel, MessageEvent, MessagePort, Worker
+
+TEXTS = ("Hello", "How are you?", "Goodbye")
+
+
+def say(who: str, text: str) -> None:
+    """Print who said what, and from which thread."""
+    print(f"{who} [{threading.current_thread().name}]: {text}")
+
+
+def page2(port: MessagePort[str]) -> None:
+    """Be the iframe: keep the port that comes with the first message; list each text and confirm it."""
+    channel_port = port.receive_event().ports[0]
+    for text in channel_port:
+        say("page2.html lists", f"<li>{text}</li>")
+        channel_port.post_message(f'Message received by IFrame: "{text}"')
+
+
+def main(texts: Iterable[str] = TEXTS) -> None:
+    """Be the page; each of `texts` is what somebody types and sends."""
+    channel = MessageChannel[str]()
+    confirmed = threading.Semaphore(0)
+
+    def hear(event: MessageEvent[str]) -> None:
+        say("index.html shows", event.data)
+        confirmed.release()
+
+    channel.port1.onmessage = hear
+    iframe = Worker(page2, name="iframe")
+    iframe.post_message("init", transfer=[channel.port2])
+    for text in texts:
+        say("index.html sends", text)
+        channel.port1.post_message(text)
+        confirmed.acquire()
+    channel.port1.close()
+    iframe.join()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or TEXTS)

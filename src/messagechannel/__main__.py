@@ -1,0 +1,92 @@
+"""python -m messagechannel demo | info."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from contextlib import nullcontext
+from importlib.metadata import version
+
+from messagechannel import MessageChannel, MessagePort, Worker
+from messagechannel.examples import basic, multimessage
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from typing import Any
+
+BATCH = 256
+
+
+def _progress() -> AbstractContextManager[Any]:
+    """Return rich's progress bars, or a stand-in for `with` where rich is not installed."""
+    try:
+        from rich.progress import Progress
+    except ImportError:
+        return nullcontext()
+    progress: AbstractContextManager[Any] = Progress(transient=True)
+    return progress
+
+
+def _drain(port: MessagePort[int]) -> None:
+    channel_port = port.receive_event().ports[0]
+    expected = 0
+    for number in channel_port:
+        assert number == expected, f"message {number} arrived where {expected} was due"
+        expected += 1
+    port.post_message(expected)
+
+
+def measure(seconds: float) -> float:
+    """Return how many messages a second one thread posts and another receives, measured for about `seconds`."""
+    port1, port2 = MessageChannel[int](capacity=64 * BATCH)
+    worker = Worker(_drain, name="drain")
+    worker.post_message(None, transfer=[port2])
+    begin = now = time.perf_counter()
+    posted = 0
+    with _progress() as progress:
+        bar = progress and progress.add_task("measuring", total=seconds)
+        while now - begin < seconds:
+            port1.send_many(range(posted, posted + BATCH))
+            posted += BATCH
+            if posted % (64 * BATCH) == 0 and progress:
+                progress.update(bar, completed=now - begin)
+            now = time.perf_counter()
+        port1.close()
+        received: int = worker.receive()
+    if received != posted:
+        raise RuntimeError(f"{posted} messages were posted and {received} received")
+    return received / (time.perf_counter() - begin)
+
+
+def demo(seconds: float) -> None:
+    """Run the examples and print the conversations, then the rate of messages on this machine."""
+    for title, example in (("basic", basic), ("multimessage", multimessage)):
+        print(f"-- {title}")
+        example.main()
+    print(f"{measure(seconds):,.0f} messages a second from one thread to another, in batches of {BATCH}")
+
+
+def info() -> None:
+    """Print what a bug report needs."""
+    print(f"messagechannel {version('messagechannel')}")
+    print(f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a subcommand."""
+    parser = argparse.ArgumentParser(prog="python -m messagechannel", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("demo", help="run the channel-messaging demos and measure this machine")
+    command.add_argument("--seconds", type=float, default=2.0, help="how long to measure (default: %(default)s)")
+    commands.add_parser("info", help="print versions")
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "demo":
+        demo(chosen.seconds)
+    else:
+        info()
+
+
+if __name__ == "__main__":
+    main()

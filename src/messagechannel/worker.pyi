@@ -1,0 +1,23 @@
+from collections.abc import Callable
+from typing import Any
+
+from messagechannel._core import MessagePort
+from messagechannel._events import ErrorEvent
+
+EXIT_PATIENCE: float
+
+class Worker(MessagePort[Any]):
+    onerror: Callable[[ErrorEvent], object] | None
+    def __new__(  # noqa: PYI034
+        cls, target: Callable[..., object], /, *args: object, kind: str = "thread", name: str | None = None
+    ) -> Worker: ...
+    def __init__(
+        self, target: Callable[..., object], /, *args: object, kind: str = "thread", name: str | None = None
+    ) -> None: ...
+    @property
+    def port(self) -> MessagePort[Any]: ...
+    @property
+    def name(self) -> str: ...
+    def is_alive(self) -> bool: ...
+    def join(self, timeout: float | None = None) -> None: ...
+    def terminate(self) -> None: ...
