@@ -34,7 +34,9 @@ void parker_destroy(parker *p)
 
 int parker_park(parker *p, int64_t deadline)
 {
-    struct timespec until = {.tv_sec = (time_t)(deadline / NANOSECONDS), .tv_nsec = (long)(deadline % NANOSECONDS)};
+    /* The kernel refuses a negative time. */
+    int64_t end = deadline < 0 ? 0 : deadline;
+    struct timespec until = {.tv_sec = (time_t)(end / NANOSECONDS), .tv_nsec = (long)(end % NANOSECONDS)};
     for (;;) {
         if (atomic_exchange_explicit(&p->token, 0, memory_order_acquire))
             return PARKER_UNPARKED;

@@ -182,27 +182,33 @@ static size_t claimed(uintptr_t tail)
     return first == RING_UNKNOWN ? RING_UNKNOWN : first + (tail & RING_OFFSET);
 }
 
-/* Messages claimed by now.  Token held.  Where the tail's segment does not know its number yet, counts the segments
+/* Segments behind one that did not know its number when they were linked do not know theirs either; whoever comes by
+   with the token tells them.  Every writer of `first` stores the same value. */
+static void number_next(ring_segment *s, ring_segment *next)
+{
+    atomic_store_explicit(&next->first, atomic_load_explicit(&s->first, memory_order_relaxed) + RING_SLOTS,
+                          memory_order_relaxed);
+}
+
+/* Messages claimed by now.  Token held.  Where the tail's segment does not know its number yet, numbers the segments
    from the head on, waiting for links that their claimants are about to store. */
 static size_t claimed_by_now(ring *r)
 {
     uintptr_t tail = atomic_load_explicit(&r->tail, memory_order_seq_cst);
-    size_t n = claimed(tail);
-    if (n != RING_UNKNOWN)
-        return n;
     unsigned spins = 0;
-    ring_segment *s;
-    while (!(s = atomic_load_explicit(&r->head, memory_order_acquire)))
-        pause_backoff(&spins);
-    n = atomic_load_explicit(&s->first, memory_order_relaxed) + (tail & RING_OFFSET);
-    while (s != RING_SEGMENT(tail)) {
-        ring_segment *next;
-        while (!(next = atomic_load_explicit(&s->next, memory_order_acquire)))
+    if (claimed(tail) == RING_UNKNOWN) {
+        ring_segment *s;
+        while (!(s = atomic_load_explicit(&r->head, memory_order_acquire)))
             pause_backoff(&spins);
-        n += RING_SLOTS;
-        s = next;
+        while (s != RING_SEGMENT(tail)) {
+            ring_segment *next;
+            while (!(next = atomic_load_explicit(&s->next, memory_order_acquire)))
+                pause_backoff(&spins);
+            number_next(s, next);
+            s = next;
+        }
     }
-    return n;
+    return claimed(tail);
 }
 
 /* Notes how many messages wait while `tail` is the tail and `offset` the next slot to read.  Token held. */
@@ -220,8 +226,7 @@ static void note_peak(ring *r, ring_segment *head, uint32_t offset, uintptr_t ta
 static ring_segment *next_segment(ring *r, ring_segment *s)
 {
     ring_segment *next = atomic_load_explicit(&s->next, memory_order_acquire);
-    atomic_store_explicit(&next->first, atomic_load_explicit(&s->first, memory_order_relaxed) + RING_SLOTS,
-                          memory_order_relaxed);
+    number_next(s, next);
     /* Relaxed: consumers see it through the token. */
     atomic_store_explicit(&r->head, next, memory_order_relaxed);
     segment_put(r, s);

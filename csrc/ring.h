@@ -79,8 +79,8 @@ enum { RING_ARMED = 1, RING_NOT_EMPTY = 0 /* , RING_CLOSED: and drained */ };
 typedef struct ring_segment {
     /* Written by the claimant of the last slot (release), read by the consumer that leaves (acquire). */
     _Alignas(RING_SEGMENT_ALIGNMENT) _Atomic(struct ring_segment *) next;
-    /* How many messages were pushed before slot 0, or RING_UNKNOWN while the thread that installs the segment
-       has not stored it.  Relaxed: whoever stores it stores the same value. */
+    /* How many messages were pushed before slot 0, or RING_UNKNOWN while nobody has stored it.  Relaxed: whoever
+       stores it, producer or consumer, stores the same value. */
     _Atomic(size_t) first;
     /* NULL: not published.  Stored once by the slot's claimant (release), read under the token (acquire). */
     _Atomic(void *) slot[RING_SLOTS];
