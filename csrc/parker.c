@@ -77,6 +77,8 @@ void parker_destroy(parker *p)
 int parker_park(parker *p, int64_t deadline)
 {
     int result = PARKER_UNPARKED;
+    if (deadline < 0)
+        deadline = 0;
     pthread_mutex_lock(&p->mutex);
     while (!p->token) {
         if (deadline == INT64_MAX) {

@@ -337,6 +337,14 @@ size_t ring_pushed(ring *r)
     return n;
 }
 
+size_t ring_popped(ring *r)
+{
+    ring_take_token(r);
+    size_t n = popped(r);
+    ring_drop_token(r);
+    return n;
+}
+
 size_t ring_peak(ring *r)
 {
     ring_take_token(r);

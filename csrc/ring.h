@@ -136,8 +136,9 @@ bool ring_close(ring *r, bool *wake);
 size_t ring_announce(ring *r, bool on);
 /* Messages waiting: claimed and not yet popped. */
 size_t ring_length(ring *r);
-/* Messages ever pushed. */
+/* Messages ever pushed, and ever popped. */
 size_t ring_pushed(ring *r);
+size_t ring_popped(ring *r);
 size_t ring_peak(ring *r);
 static inline bool ring_closed(ring *r)
 {

@@ -19,3 +19,5 @@ __all__ = [
     "structured_clone",
     "wait",
 ]
+
+structured_clone.__module__ = wait.__module__ = __name__

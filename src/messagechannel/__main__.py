@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import sys
 import time
 from contextlib import nullcontext
 from importlib.metadata import version
@@ -17,19 +18,23 @@ if TYPE_CHECKING:
     from typing import Any
 
 BATCH = 256
+# The most seconds that somebody may ask to measure for.
+LONGEST = 3600
 
 
 def _progress() -> AbstractContextManager[Any]:
-    """Return rich's progress bars, or a stand-in for `with` where rich is not installed."""
+    """Return rich's progress bars, or a stand-in for `with` where there is no rich or no terminal to show them."""
     try:
+        from rich.console import Console
         from rich.progress import Progress
     except ImportError:
         return nullcontext()
-    progress: AbstractContextManager[Any] = Progress(transient=True)
+    console = Console(stderr=True)
+    progress: AbstractContextManager[Any] = Progress(console=console, transient=True, disable=not console.is_terminal)
     return progress
 
 
-def _drain(port: MessagePort[int]) -> None:
+def _drain(port: MessagePort[Any]) -> None:
     channel_port = port.receive_event().ports[0]
     expected = 0
     for number in channel_port:
@@ -71,7 +76,18 @@ def demo(seconds: float) -> None:
 def info() -> None:
     """Print what a bug report needs."""
     print(f"messagechannel {version('messagechannel')}")
-    print(f"{platform.python_implementation()} {platform.python_version()} on {platform.platform()}")
+    # sys._is_gil_enabled is new in CPython 3.13.
+    gil = "with" if getattr(sys, "_is_gil_enabled", lambda: True)() else "without"
+    print(f"{platform.python_implementation()} {platform.python_version()}, {gil} the GIL")
+    print(platform.platform())
+
+
+def seconds(text: str) -> float:
+    """Read the argument of --seconds."""
+    number = float(text)
+    if not 0 < number <= LONGEST:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0 and up to {LONGEST}")
+    return number
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -79,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m messagechannel", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("demo", help="run the channel-messaging demos and measure this machine")
-    command.add_argument("--seconds", type=float, default=2.0, help="how long to measure (default: %(default)s)")
+    command.add_argument("--seconds", type=seconds, default=2.0, help="how long to measure (default: %(default)s)")
     commands.add_parser("info", help="print versions")
     chosen = parser.parse_args(arguments)
     if chosen.command == "demo":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _thread import allocate_lock, get_ident
+from _thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +31,15 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
     return asyncio_events._get_running_loop() if asyncio_events is not None else None
 
 
+def _in_task(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether a task of `loop` runs here.
+
+    Only then may the loop be told without waking it: a signal handler runs in the loop's thread too, while the loop
+    sleeps, and so does a callback, which can't be told from that.
+    """
+    return running_loop() is loop and sys.modules["asyncio"].current_task(loop) is not None
+
+
 def report_on_running_loop(error: BaseException, listener: object) -> bool:
     """Hand a listener's exception to the running loop's exception handler; False where no loop runs."""
     loop = running_loop()
@@ -41,14 +50,15 @@ def report_on_running_loop(error: BaseException, listener: object) -> bool:
 
 
 class LoopContext:
-    """An asyncio loop as a place where listeners run."""
+    """An asyncio loop as a place where listeners run. It does not keep the loop alive."""
 
-    __slots__ = ("__weakref__", "_loop", "_thread", "tasks")
+    __slots__ = ("_loop", "tasks")
     is_dispatcher = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._thread = get_ident()
+        from weakref import ref
+
+        self._loop = ref(loop)
         self.tasks: Any = None
 
     def schedule(self, callback: Callable[[], object]) -> None:
@@ -56,14 +66,18 @@ class LoopContext:
 
         :raises RuntimeError: when the loop is closed.
         """
-        if get_ident() == self._thread:
-            self._loop.call_soon(callback)
+        loop = self._loop()
+        if loop is None:
+            raise RuntimeError("the event loop is gone")
+        if _in_task(loop):
+            loop.call_soon(callback)
         else:
-            self._loop.call_soon_threadsafe(callback)
+            loop.call_soon_threadsafe(callback)
 
     def is_closed(self) -> bool:
         """Tell whether nothing can run here any more."""
-        return self._loop.is_closed()
+        loop = self._loop()
+        return loop is None or loop.is_closed()
 
 
 class Dispatcher:
@@ -161,11 +175,10 @@ def current_context() -> LoopContext | Dispatcher:
 class AsyncioWakeup:
     """Lets one asyncio task wait until any thread calls :meth:`notify`."""
 
-    __slots__ = ("_future", "_loop", "_thread")
+    __slots__ = ("_future", "_loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._thread = get_ident()
         self._future: asyncio.Future[None] = loop.create_future()
 
     def notify(self) -> None:
@@ -173,7 +186,7 @@ class AsyncioWakeup:
 
         :raises RuntimeError: when the loop is closed, so that nobody will wake.
         """
-        if get_ident() == self._thread:
+        if _in_task(self._loop):
             self._set()
         else:
             self._loop.call_soon_threadsafe(self._set)
@@ -197,11 +210,10 @@ class AsyncioWakeup:
 class TrioWakeup:
     """Lets one trio task wait until any thread calls :meth:`notify`."""
 
-    __slots__ = ("_event", "_thread", "_token", "_trio")
+    __slots__ = ("_event", "_token", "_trio")
 
     def __init__(self, trio: ModuleType) -> None:
         self._trio = trio
-        self._thread = get_ident()
         self._token = trio.lowlevel.current_trio_token()
         self._event = trio.Event()
 
@@ -210,10 +222,7 @@ class TrioWakeup:
 
         :raises RuntimeError: when the trio run has ended, so that nobody will wake.
         """
-        if get_ident() == self._thread:
-            self._event.set()
-        else:
-            self._token.run_sync_soon(self._event.set)
+        self._token.run_sync_soon(self._event.set)
 
     async def wait(self, timeout: float | None) -> None:
         """Wait until notified, or until `timeout` seconds have passed."""

@@ -1,12 +1,13 @@
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from types import GenericAlias
-from typing import Any, Generic, SupportsIndex, TypeVar, final
+from typing import Any, Generic, Literal, SupportsIndex, final, overload
 
-from typing_extensions import Self, disjoint_base
+from typing_extensions import Self, TypeVar, disjoint_base
 
 from messagechannel._events import Event, EventTarget, MessageEvent
 
-_T = TypeVar("_T")
+_T = TypeVar("_T", default=Any)
+_E = TypeVar("_E", bound=Event)
 
 class ChannelClosedError(Exception): ...
 
@@ -33,6 +34,12 @@ class MessagePort(EventTarget, Generic[_T]):
     onmessage: Callable[[MessageEvent[_T]], object] | None
     onmessageerror: Callable[[MessageEvent[Any]], object] | None
     onclose: Callable[[Event], object] | None
+    @overload
+    def add_event_listener(
+        self, type: Literal["message"], listener: Callable[[MessageEvent[_T]], object], *, once: bool = False
+    ) -> None: ...
+    @overload
+    def add_event_listener(self, type: str, listener: Callable[[_E], object], *, once: bool = False) -> None: ...
     @property
     def closed(self) -> bool: ...
     def post_message(self, message: _T, transfer: Iterable[object] | None = ()) -> None: ...
@@ -77,4 +84,4 @@ def entangled_ports(
     cls: type[_P], capacity: SupportsIndex | None = None, copy: bool = True
 ) -> tuple[_P, MessagePort[Any]]: ...
 def queue_event(port: MessagePort[Any], event: Event) -> bool: ...
-def wait(ports: Iterable[MessagePort[Any]], timeout: float | None = None) -> list[MessagePort[Any]]: ...
+def wait(ports: Iterable[_P], timeout: float | None = None) -> list[_P]: ...

@@ -32,7 +32,7 @@ from messagechannel._csrc cimport (
     TypeSlots, c_bool, channel, channel_close, channel_decref, channel_incref, channel_new, endpoint,
     endpoint_offer_room, endpoint_pass_on, endpoint_take, endpoint_wake, endpoint_wake_all, inquiry, newfunc, parker,
     parker_destroy, parker_init, parker_now, parker_park, ring, ring_announce, ring_arm, ring_closed, ring_drained,
-    ring_length, ring_peak, ring_pop, ring_pop_many, ring_push, ring_push_many, ring_pushed, ring_reserve,
+    ring_length, ring_peak, ring_pop, ring_popped, ring_pop_many, ring_push, ring_push_many, ring_pushed, ring_reserve,
     ring_return_room, ring_visit, steal, traverseproc, visitproc, waiter, waiter_init, waiter_join, waiter_leave,
 )
 from messagechannel._events cimport Event, EventTarget, message_event, trusted_event
@@ -350,6 +350,10 @@ cdef class MessagePort(EventTarget):
     cdef uint32_t _without_waiting
     cdef bint _started
     cdef bint _announced
+    # The number of the message that the next task in the context is about: the tasks there and this number are together
+    # at least the number of messages ever pushed. A task whose message was taken already does nothing, lest
+    # it takes a later message before its time.
+    cdef size_t _next_task
     cdef object __weakref__
 
     # -- life --
@@ -927,9 +931,13 @@ cdef class MessagePort(EventTarget):
         """Wait for one message as :meth:`areceive` does, then return what :meth:`receive_many` would."""
         cdef size_t most = limit_of(limit)
         cdef list messages
+        if self._without_waiting >= TASK_MESSAGES:
+            self._without_waiting = 0
+            await give_way()
         if self.attached():
             messages = self.take_many(most)
             if messages:
+                self._without_waiting += <uint32_t>min(<size_t>len(messages), <size_t>TASK_MESSAGES)
                 return messages
         messages = [await self._areceive()]
         if most > 1 and self.attached():
@@ -1012,6 +1020,7 @@ cdef class MessagePort(EventTarget):
         cdef size_t waiting
         if on != self._announced:
             self._announced = on
+            self._next_task = ring_popped(&self.inbox().inbox)
             waiting = ring_announce(&self.inbox().inbox, on)
             if on and waiting:
                 self.tasks().put_repeated(self, waiting)
@@ -1049,6 +1058,9 @@ cdef class MessagePort(EventTarget):
         if not self.attached() or self._channel.context[self._side] != <void *>tasks:
             return False
         if self._started and self._has_listener("message"):
+            self._next_task += 1
+            if ring_popped(&self.inbox().inbox) >= self._next_task and not ring_drained(&self.inbox().inbox):
+                return True
             item = self.take()
             if item != NULL:
                 self._dispatch(self.event_of(item))
@@ -1439,3 +1451,8 @@ clear_fields_of_port = (<TypeSlots *>MessagePort).tp_clear
 (<TypeSlots *>MessagePort).tp_clear = clear_port
 construct_port = (<TypeSlots *>MessagePort).tp_new
 (<TypeSlots *>MessagePort).tp_new = refuse_construction
+
+# The types are at home where users import them from.
+(<TypeSlots *>MessageChannel).tp_name = "messagechannel.MessageChannel"
+(<TypeSlots *>MessagePort).tp_name = "messagechannel.MessagePort"
+(<TypeSlots *>PortStatistics).tp_name = "messagechannel.PortStatistics"

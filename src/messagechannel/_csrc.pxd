@@ -34,6 +34,7 @@ cdef extern from "ring.h" nogil:
     size_t ring_announce(ring *r, bint on) noexcept
     size_t ring_length(ring *r) noexcept
     size_t ring_pushed(ring *r) noexcept
+    size_t ring_popped(ring *r) noexcept
     size_t ring_peak(ring *r) noexcept
     size_t ring_reserve(ring *r, size_t wanted) noexcept
     void ring_return_room(ring *r, size_t n) noexcept
@@ -87,6 +88,7 @@ cdef extern from "Python.h":
     ctypedef int (*inquiry)(PyObject *o) noexcept
     ctypedef object (*newfunc)(type cls, PyObject *args, PyObject *keywords)
     ctypedef struct TypeSlots "PyTypeObject":
+        const char *tp_name
         traverseproc tp_traverse
         inquiry tp_clear
         newfunc tp_new

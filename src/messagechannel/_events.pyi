@@ -1,10 +1,13 @@
 from collections.abc import Callable, Iterable
 from types import GenericAlias
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, overload
 
-from typing_extensions import disjoint_base
+from typing_extensions import TypeVar, disjoint_base
 
-_T = TypeVar("_T")
+from messagechannel._core import MessagePort
+
+_T = TypeVar("_T", default=Any)
+_E = TypeVar("_E", bound=Event)
 
 @disjoint_base
 class Event:
@@ -28,11 +31,23 @@ class Event:
 class MessageEvent(Event, Generic[_T]):
     @classmethod
     def __class_getitem__(cls, item: Any) -> GenericAlias: ...
+    @overload
+    def __init__(
+        self: MessageEvent[None],
+        type: str,
+        *,
+        data: None = None,
+        origin: str = "",
+        last_event_id: str = "",
+        source: EventTarget | None = None,
+        ports: Iterable[EventTarget] = (),
+    ) -> None: ...
+    @overload
     def __init__(
         self,
         type: str,
         *,
-        data: _T = None,  # type: ignore[assignment]
+        data: _T,
         origin: str = "",
         last_event_id: str = "",
         source: EventTarget | None = None,
@@ -47,7 +62,7 @@ class MessageEvent(Event, Generic[_T]):
     @property
     def source(self) -> EventTarget | None: ...
     @property
-    def ports(self) -> tuple[Any, ...]: ...
+    def ports(self) -> tuple[MessagePort[Any], ...]: ...
 
 class ErrorEvent(Event):
     message: str
@@ -56,7 +71,7 @@ class ErrorEvent(Event):
 
 @disjoint_base
 class EventTarget:
-    def add_event_listener(self, type: str, listener: Callable[[Any], object], *, once: bool = False) -> None: ...
+    def add_event_listener(self, type: str, listener: Callable[[_E], object], *, once: bool = False) -> None: ...
     def remove_event_listener(self, type: str, listener: Callable[[Any], object]) -> None: ...
     def dispatch_event(self, event: Event) -> bool: ...
 

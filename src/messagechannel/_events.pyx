@@ -4,6 +4,8 @@
 
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 
+from messagechannel._csrc cimport TypeSlots
+
 from messagechannel._context import report_on_running_loop
 
 cdef object GenericAlias = type(list[int])
@@ -276,3 +278,9 @@ def set_handler(EventTarget target, str type, handler):
     :raises TypeError: for a handler that is neither callable nor None.
     """
     target._set_handler(type, handler)
+
+
+# The types are at home where users import them from.
+(<TypeSlots *>Event).tp_name = "messagechannel.Event"
+(<TypeSlots *>EventTarget).tp_name = "messagechannel.EventTarget"
+(<TypeSlots *>MessageEvent).tp_name = "messagechannel.MessageEvent"

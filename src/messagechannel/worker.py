@@ -48,6 +48,8 @@ class Worker(MessagePort):
     :raises ValueError: for an unknown kind.
     """
 
+    __module__ = "messagechannel"
+
     def __new__(cls, target, /, *args, kind="thread", name=None):
         """Make the channel and start the target."""
         if not callable(target):

@@ -1,21 +1,36 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import Self, TypeVar, TypeVarTuple, Unpack
 
 from messagechannel._core import MessagePort
 from messagechannel._events import ErrorEvent
 
 EXIT_PATIENCE: float
 
-class Worker(MessagePort[Any]):
+_T = TypeVar("_T", default=Any)
+_Arguments = TypeVarTuple("_Arguments")
+
+class Worker(MessagePort[_T]):
     onerror: Callable[[ErrorEvent], object] | None
-    def __new__(  # noqa: PYI034
-        cls, target: Callable[..., object], /, *args: object, kind: str = "thread", name: str | None = None
-    ) -> Worker: ...
+    def __new__(
+        cls,
+        target: Callable[[MessagePort[_T], Unpack[_Arguments]], object],
+        /,
+        *args: Unpack[_Arguments],
+        kind: Literal["thread"] = "thread",
+        name: str | None = None,
+    ) -> Self: ...
     def __init__(
-        self, target: Callable[..., object], /, *args: object, kind: str = "thread", name: str | None = None
+        self,
+        target: Callable[[MessagePort[_T], Unpack[_Arguments]], object],
+        /,
+        *args: Unpack[_Arguments],
+        kind: Literal["thread"] = "thread",
+        name: str | None = None,
     ) -> None: ...
     @property
-    def port(self) -> MessagePort[Any]: ...
+    def port(self) -> MessagePort[_T]: ...
     @property
     def name(self) -> str: ...
     def is_alive(self) -> bool: ...
