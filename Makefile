@@ -5,7 +5,11 @@
 #
 # The rest is for maintainers: see CONTRIBUTING.md.
 
-PYTHON ?= python3
+# The first of these that is new enough; name another by make PYTHON=...
+ifndef PYTHON
+PYTHON := $(firstword $(foreach python,python3 python3.13 python3.12 python3.11 python3.10,\
+	$(shell $(python) -c 'import sys; sys.version_info >= (3, 10) and print("$(python)")' 2>/dev/null)) python3)
+endif
 VENV := .venv
 BIN := $(VENV)/bin
 BUILD := build
@@ -13,15 +17,17 @@ STAMPS := $(VENV)/stamps
 # cython-lint and CMake call their helpers by name.
 export PATH := $(abspath $(BIN)):$(PATH)
 
-SOURCES := pyproject.toml CMakeLists.txt $(wildcard csrc/*.c csrc/*.h src/messagechannel/*)
-C_TESTS := $(wildcard csrc/tests/*)
+SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
+	$(wildcard csrc/*.[ch] src/messagechannel/*.py* src/messagechannel/*.pxd src/messagechannel/py.typed examples/*.py)
+# ON makes warnings of the extension's compiler errors, as .ci/run does.
+WERROR ?= OFF
 C_CONFIGURE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S . \
 	-DMESSAGECHANNEL_EXTENSION=OFF -DMESSAGECHANNEL_C_TESTS=ON -DMESSAGECHANNEL_WERROR=ON
 
 .PHONY: demo test ctest pytest lint sanitize bench matrix dist-check clean
 .DELETE_ON_ERROR:
 
-demo: $(STAMPS)/package $(STAMPS)/progress
+demo: $(STAMPS)/package
 	$(BIN)/python -m messagechannel demo
 
 test: ctest pytest
@@ -34,7 +40,7 @@ ctest: $(STAMPS)/build-tools
 pytest: $(STAMPS)/package $(STAMPS)/group-test
 	$(BIN)/python -m pytest
 
-lint: $(STAMPS)/package $(STAMPS)/progress $(STAMPS)/group-test $(STAMPS)/group-lint
+lint: $(STAMPS)/package $(STAMPS)/group-test $(STAMPS)/group-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/cython-lint src
@@ -64,24 +70,14 @@ clean:
 	rm -rf $(VENV) $(BUILD) dist
 
 $(STAMPS)/pip:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
-	  echo "Python 3.10 or newer is needed; '$(PYTHON)' is not. Name another: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-	  echo "$(PYTHON) has no venv; install it (Debian: python3-venv)" >&2; exit 1; }
-	@$(PYTHON) -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))' || { \
-	  echo "$(PYTHON) has no C headers; install them (Debian: python3-dev)" >&2; exit 1; }
-	@command -v cc >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || { \
-	  echo "no C compiler found; install one (Debian: gcc)" >&2; exit 1; }
+	@tools/check-machine '$(PYTHON)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
 	@mkdir -p $(STAMPS) && touch $@
 
+# Of a package whose version has not changed, pip builds and installs a local source anew all the same.
 $(STAMPS)/package: $(STAMPS)/pip $(SOURCES)
-	$(BIN)/python -m pip install --quiet --force-reinstall --no-deps --config-settings=cmake.define.MESSAGECHANNEL_WERROR=ON .
-	@touch $@
-
-$(STAMPS)/progress: $(STAMPS)/pip pyproject.toml
-	$(BIN)/python -m pip install --quiet '.[progress]'
+	$(BIN)/python -m pip install --quiet --config-settings=cmake.define.MESSAGECHANNEL_WERROR=$(WERROR) '.[progress]'
 	@touch $@
 
 $(STAMPS)/group-%: $(STAMPS)/pip pyproject.toml

@@ -18,7 +18,9 @@ def page2(port: MessagePort[str]) -> None:
     while not (event := port.receive_event()).ports:
         pass
     say("page2.html hears", event.data)
-    event.ports[0].post_message("A message from the iframe in page2.html")
+    reply = "A message from the iframe in page2.html"
+    say("page2.html posts", reply)
+    event.ports[0].post_message(reply)
 
 
 def main() -> None:
@@ -32,7 +34,9 @@ def main() -> None:
 
     channel.port1.onmessage = hear
     iframe = Worker(page2, name="iframe")
-    iframe.post_message("A message from the index.html page!", transfer=[channel.port2])
+    greeting = "A message from the index.html page!"
+    say("index.html posts", greeting)
+    iframe.post_message(greeting, transfer=[channel.port2])
     answered.wait()
     iframe.join()
 

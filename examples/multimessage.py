@@ -36,9 +36,10 @@ def main(texts: Iterable[str] = TEXTS) -> None:
 
     channel.port1.onmessage = hear
     iframe = Worker(page2, name="iframe")
+    say("index.html posts", "init")
     iframe.post_message("init", transfer=[channel.port2])
     for text in texts:
-        say("index.html sends", text)
+        say("index.html posts", text)
         channel.port1.post_message(text)
         confirmed.acquire()
     channel.port1.close()

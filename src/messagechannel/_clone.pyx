@@ -154,7 +154,8 @@ cdef class Transfer:
     """
 
     def __init__(self, transfer, source=None):
-        if isinstance(transfer, (str, bytes, dict)) or hasattr(transfer, "keys"):
+        # A port is an iterable too, of its messages.
+        if isinstance(transfer, (str, bytes)) or hasattr(transfer, "keys") or _hooks_of(transfer) is not None:
             raise TypeError(f"transfer must be an iterable of transferable objects, not {type(transfer).__name__}; "
                             "write transfer=[port]")
         try:
@@ -291,6 +292,8 @@ cdef list _children(object value):
         return [(f"[{index}]", child) for index, child in enumerate(value)]
     if isinstance(value, (set, frozenset)):
         return [(f".item({child!r})", child) for child in value]
+    if isinstance(value, (type, type(sys))):
+        return []
     children = [(f".{name}", child) for name, child in getattr(value, "__dict__", {}).items()]
     for cls in type(value).__mro__:
         slots = cls.__dict__.get("__slots__", ())
@@ -304,11 +307,13 @@ cdef object _explain(object value, Transfer transfer, object refusal):
     """Return the DataCloneError for a refused value, with the path to the innermost part that is refused by itself."""
     path = "$"
     cdef set seen = set()
-    descending = not isinstance(value, type)
-    while descending and id(value) not in seen:
+    cdef bint descending = True
+    while descending:
         seen.add(id(value))
         descending = False
         for element, child in _children(value):
+            if id(child) in seen:
+                continue
             try:
                 _round_trip(child, transfer)
             except RecursionError:
@@ -317,7 +322,7 @@ cdef object _explain(object value, Transfer transfer, object refusal):
                 if _is_refusal(error):
                     path += element
                     value, refusal = child, error
-                    descending = not isinstance(child, type)
+                    descending = True
                     break
     return DataCloneError(f"{path}: {_remedy(value)} ({refusal})", path)
 

@@ -1,0 +1,400 @@
+"""Worker: a thread that runs ``target(port, *args)``, and the port that leads to it."""
+
+import gc
+import queue
+import threading
+import weakref
+
+import pytest
+
+from loops import ASYNCIO_LOOPS, GUARD, Collector, run
+from messagechannel import ChannelClosedError, ErrorEvent, MessageChannel, MessagePort, Worker
+
+
+def echo(port):
+    for message in port:
+        port.post_message(message)
+
+
+@pytest.fixture
+def worker():
+    worker = Worker(echo)
+    yield worker
+    worker.close()
+    worker.join(GUARD)
+
+
+@pytest.fixture
+def excepthook(monkeypatch):
+    """What reaches threading.excepthook, as a queue."""
+    errors = queue.Queue()
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: errors.put(arguments))
+    return errors
+
+
+def test_the_target_gets_a_port_and_the_arguments():
+    results = queue.Queue()
+    Worker(lambda port, *args: results.put((port, args)), 1, "two").join(GUARD)
+    port, args = results.get(timeout=GUARD)
+    assert isinstance(port, MessagePort)
+    assert args == (1, "two")
+
+
+def test_arguments_are_passed_as_they_are():
+    results = queue.Queue()
+    argument = [threading.Lock()]
+    Worker(lambda port, given: results.put(given), argument).join(GUARD)
+    assert results.get(timeout=GUARD) is argument
+
+
+def test_the_target_runs_in_another_thread():
+    results = queue.Queue()
+    Worker(lambda port: results.put(threading.current_thread())).join(GUARD)
+    assert results.get(timeout=GUARD) is not threading.current_thread()
+
+
+def test_a_worker_is_a_port(worker):
+    assert isinstance(worker, MessagePort)
+    assert worker.port is worker
+
+
+def test_a_worker_takes_and_gives_messages(worker):
+    worker.post_message("x")
+    assert worker.receive(GUARD) == "x"
+    worker.send_many(range(500))
+    got = []
+    while len(got) < 500:
+        got += worker.receive_many(timeout=GUARD)
+    assert got == list(range(500))
+
+
+def test_iteration_over_a_worker_ends_with_its_target():
+    worker = Worker(lambda port: port.send_many(range(5)))
+    assert list(worker) == list(range(5))
+
+
+def test_onmessage_of_a_worker(worker):
+    collector = Collector()
+    worker.onmessage = collector
+    worker.post_message("x")
+    assert collector.wait_for(1) == ["x"]
+    assert collector.events[0].target is worker
+
+
+@pytest.mark.parametrize("loop_name", ASYNCIO_LOOPS)
+def test_onmessage_of_a_worker_on_a_loop(loop_name, worker):
+    collector = Collector()
+
+    async def main(tasks):
+        worker.onmessage = collector
+        worker.post_message("x")
+        await collector.turn_until(1, tasks)
+
+    run(loop_name, main)
+    assert collector.threads == [threading.current_thread()]
+
+
+def test_a_port_can_be_transferred_to_a_worker():
+    def target(port):
+        (given,) = port.receive_event(GUARD).ports
+        given.post_message("through the channel")
+        port.receive()
+
+    worker = Worker(target)
+    port1, port2 = MessageChannel()
+    worker.post_message("hello", transfer=[port2])
+    assert port1.receive(GUARD) == "through the channel"
+    worker.close()
+
+
+def test_a_worker_keeps_its_target_reachable_through_a_transferred_port():
+    worker = Worker(echo)
+    port1, port2 = MessageChannel()
+    port1.post_message("moved", [worker])
+    moved = port2.receive_event(0).ports[0]
+    moved.post_message("x")
+    assert moved.receive(GUARD) == "x"
+    assert worker.closed
+    moved.close()
+    worker.join(GUARD)
+
+
+@pytest.mark.parametrize("wrong", [None, 1, "target", object()])
+def test_the_target_must_be_callable(wrong):
+    with pytest.raises(TypeError, match="callable"):
+        Worker(wrong)
+
+
+def test_the_target_is_required():
+    with pytest.raises(TypeError):
+        Worker()
+
+
+def test_an_unknown_kind_is_refused():
+    before = threading.active_count()
+    with pytest.raises(ValueError, match="kind"):
+        Worker(echo, kind="goblin")
+    assert threading.active_count() == before
+
+
+def test_the_name_is_the_threads_name():
+    names = queue.Queue()
+    worker = Worker(lambda port: names.put(threading.current_thread().name), name="herbert")
+    assert worker.name == "herbert"
+    assert names.get(timeout=GUARD) == "herbert"
+
+
+def test_workers_without_a_name_get_different_ones():
+    one, two = Worker(echo), Worker(echo)
+    assert one.name != two.name
+    one.close()
+    two.close()
+
+
+def test_is_alive_until_the_target_has_returned():
+    worker = Worker(lambda port: port.receive())
+    assert worker.is_alive() is True
+    worker.post_message("go")
+    worker.join(GUARD)
+    assert worker.is_alive() is False
+
+
+def test_join_gives_up_after_its_timeout(worker):
+    worker.join(0.01)
+    assert worker.is_alive()
+
+
+def test_close_ends_a_target_that_iterates(worker):
+    worker.close()
+    worker.join(GUARD)
+    assert not worker.is_alive()
+
+
+def test_close_ends_a_target_that_receives_without_an_error(excepthook):
+    worker = Worker(lambda port: port.receive())
+    worker.close()
+    worker.join(GUARD)
+    assert not worker.is_alive()
+    assert excepthook.empty()
+
+
+def test_terminate_closes_the_channel(worker):
+    worker.terminate()
+    assert worker.closed
+    worker.join(GUARD)
+    assert not worker.is_alive()
+
+
+def test_terminate_lets_the_target_have_what_was_posted_before():
+    got = []
+    gate = threading.Event()
+
+    def target(port):
+        gate.wait(GUARD)
+        got.extend(port)
+
+    worker = Worker(target)
+    for i in range(10):
+        worker.post_message(i)
+    worker.terminate()
+    gate.set()
+    worker.join(GUARD)
+    assert got == list(range(10))
+
+
+def test_a_worker_is_a_context_manager():
+    with Worker(echo) as worker:
+        worker.post_message("x")
+        assert worker.receive(GUARD) == "x"
+    assert worker.closed
+
+
+def test_forgetting_the_worker_ends_its_target():
+    ended = threading.Event()
+
+    def target(port):
+        for _ in port:
+            pass
+        ended.set()
+
+    Worker(target)
+    gc.collect()
+    assert ended.wait(GUARD)
+
+
+def test_a_forgotten_worker_is_freed():
+    worker = Worker(echo)
+    reference = weakref.ref(worker)
+    del worker
+    gc.collect()
+    assert reference() is None
+
+
+def test_the_channel_closes_when_the_target_has_returned():
+    closed = Collector()
+    worker = Worker(lambda port: port.post_message("last words"))
+    worker.onclose = closed
+    worker.onmessage = closed
+    assert closed.wait_for(2) == ["last words", "close"]
+
+
+def test_a_target_that_leaves_listeners_stays_reachable():
+    def target(port):
+        port.onmessage = lambda event: port.post_message(event.data * 2)
+
+    worker = Worker(target)
+    worker.join(GUARD)
+    worker.post_message(21)
+    assert worker.receive(GUARD) == 42
+    worker.close()
+
+
+# ---- errors ----
+
+
+def fail(port):
+    port.receive(GUARD)
+    raise ValueError("boom")
+
+
+def test_an_exception_in_the_target_becomes_an_error_event(excepthook):
+    worker = Worker(fail)
+    collector = Collector()
+    worker.onerror = collector
+    worker.post_message("go")
+    collector.wait_for(1)
+    event = collector.events[0]
+    assert type(event) is ErrorEvent
+    assert (event.type, event.target, event.is_trusted) == ("error", worker, True)
+    assert isinstance(event.error, ValueError)
+    assert event.message == "ValueError: boom"
+    worker.join(GUARD)
+    assert excepthook.empty()
+
+
+def test_the_error_event_reaches_added_listeners(excepthook):
+    worker = Worker(fail)
+    collector = Collector()
+    worker.add_event_listener("error", collector)
+    worker.post_message("go")
+    collector.wait_for(1)
+    worker.join(GUARD)
+    assert excepthook.empty()
+
+
+def test_an_exception_in_the_target_closes_the_channel(excepthook):
+    worker = Worker(fail)
+    worker.post_message("go")
+    with pytest.raises(ChannelClosedError):
+        worker.receive(GUARD)
+    assert isinstance(excepthook.get(timeout=GUARD).exc_value, ValueError)
+
+
+def test_an_error_that_nobody_listens_for_goes_to_threading_excepthook(excepthook):
+    worker = Worker(fail, name="herbert")
+    worker.post_message("go")
+    arguments = excepthook.get(timeout=GUARD)
+    assert arguments.exc_type is ValueError
+    assert arguments.exc_traceback is arguments.exc_value.__traceback__
+    assert arguments.thread.name == "herbert"
+    worker.join(GUARD)
+
+
+def test_a_listener_that_comes_late_still_gets_the_error_event_once(excepthook):
+    worker = Worker(fail)
+    worker.post_message("go")
+    worker.join(GUARD)
+    collector, later = Collector(), Collector()
+    worker.onerror = collector
+    worker.add_event_listener("error", later)
+    collector.wait_for(1)
+    with MessageChannel() as (port1, port2):
+        settled = Collector()
+        port2.onmessage = settled
+        port1.post_message(None)
+        settled.wait_for(1)
+    assert len(collector.data) == 1
+
+
+@pytest.mark.parametrize("loop_name", ASYNCIO_LOOPS)
+def test_the_error_event_runs_on_the_loop_where_its_listener_was_set(loop_name, excepthook):
+    collector = Collector()
+
+    async def main(tasks):
+        worker = Worker(fail)
+        worker.onerror = collector
+        worker.post_message("go")
+        await collector.turn_until(1, tasks)
+        await tasks.in_thread(worker.join)
+
+    run(loop_name, main)
+    assert collector.threads == [threading.current_thread()]
+
+
+def test_messages_posted_before_the_error_are_received(excepthook):
+    def target(port):
+        port.post_message("before")
+        raise ValueError("boom")
+
+    worker = Worker(target)
+    worker.join(GUARD)
+    assert worker.receive(0) == "before"
+
+
+def test_onerror_returns_what_was_set(worker):
+    assert worker.onerror is None
+    worker.onerror = print
+    assert worker.onerror is print
+    worker.onerror = None
+    assert worker.onerror is None
+
+
+def test_onerror_must_be_callable_or_none(worker):
+    with pytest.raises(TypeError, match="onerror"):
+        worker.onerror = 1
+
+
+def test_a_closed_error_of_another_channel_is_an_error(excepthook):
+    def target(port):
+        other = MessageChannel()
+        other.port1.close()
+        other.port2.receive()
+
+    worker = Worker(target)
+    worker.join(GUARD)
+    assert isinstance(excepthook.get(timeout=GUARD).exc_value, ChannelClosedError)
+
+
+def test_a_system_exit_in_the_target_ends_it_only(excepthook):
+    def target(port):
+        raise SystemExit(3)
+
+    worker = Worker(target)
+    worker.join(GUARD)
+    assert not worker.is_alive()
+    assert worker.closed
+
+
+def test_the_interpreter_exits_although_workers_wait(run_python):
+    result = run_python("""
+import messagechannel
+def echo(port):
+    for message in port:
+        port.post_message(message)
+workers = [messagechannel.Worker(echo) for _ in range(5)]
+workers[0].post_message("x")
+print(workers[0].receive())
+""")
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "x", "")
+
+
+def test_the_interpreter_exits_although_a_worker_never_looks_at_its_port(run_python):
+    result = run_python("""
+import messagechannel, time
+def sleep(port):
+    while True:
+        time.sleep(0.01)
+worker = messagechannel.Worker(sleep)
+print("end")
+""")
+    assert (result.returncode, result.stdout.strip()) == (0, "end")
