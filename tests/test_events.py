@@ -381,6 +381,22 @@ def test_an_exception_in_a_listener_is_reported_where_no_loop_runs(target, monke
     assert unraisable.objects == [listener]
 
 
+def test_a_cancelled_error_in_a_listener_is_reported_and_does_not_stop_the_others(target, monkeypatch):
+    # What the result of a cancelled future raises; only asyncio's tasks have a use for it.
+    unraisable = Unraisable(monkeypatch)
+    calls = []
+    error = asyncio.CancelledError("mine")
+
+    def listener(event):
+        raise error
+
+    target.add_event_listener("ping", listener)
+    target.add_event_listener("ping", calls.append)
+    target.dispatch_event(Event("ping"))
+    assert len(calls) == 1
+    assert unraisable.errors == [error]
+
+
 def test_the_reported_exception_has_its_traceback(target, monkeypatch):
     unraisable = Unraisable(monkeypatch)
 

@@ -107,7 +107,7 @@ def test_signature_of_what_is_called(name, signature):
         ("statistics", "(self, /)"),
         ("add_event_listener", "(self, /, type, listener, *, once=False)"),
         ("remove_event_listener", "(self, /, type, listener)"),
-        ("dispatch_event", "(self, /, event)"),
+        ("dispatch_event", "(self, event, /)"),
     ],
 )
 def test_signature_of_a_method_of_a_port(name, signature):

@@ -388,6 +388,17 @@ print(workers[0].receive())
     assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "x", "")
 
 
+def test_at_interpreter_exit_the_targets_get_what_was_posted_and_a_moment_to_finish(run_python):
+    result = run_python("""
+import messagechannel
+def target(port):
+    print(list(port), "finished", flush=True)
+worker = messagechannel.Worker(target)
+worker.send_many(range(3))
+""")
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "[0, 1, 2] finished", "")
+
+
 def test_the_interpreter_exits_although_a_worker_never_looks_at_its_port(run_python):
     result = run_python("""
 import messagechannel, time

@@ -261,15 +261,22 @@ cdef object _round_trip(object value, Transfer transfer):
     return _unpickler_class(buffer, references).load()
 
 
+# pickle has no exception of its own for most of what it refuses; the words are those of CPython 3.10 to 3.13, of
+# classes that Cython makes and of multiprocessing.
+cdef tuple _refusal_types = (TypeError, AttributeError, ValueError, RuntimeError)
+cdef tuple _refusal_words = (
+    "cannot pickle", "can't pickle", "can't get local", "cannot be pickled", "no default __reduce__",
+    "cannot be converted to a python object for pickling", "should only be shared between",
+)
+
+
 cdef bint _is_refusal(object error):
     """Tell pickle's own refusals from exceptions that come out of the value's methods."""
     import pickle
     if isinstance(error, pickle.PicklingError):
         return True
-    if not isinstance(error, (TypeError, AttributeError, ValueError)):
-        return False
     text = str(error).lower()
-    return "cannot pickle" in text or "can't pickle" in text or "can't get local" in text or "cannot be pickled" in text
+    return type(error) in _refusal_types and any([words in text for words in _refusal_words])
 
 
 cdef str _remedy(object value):
@@ -283,15 +290,22 @@ cdef str _remedy(object value):
     return f"a {cls.__module__ + '.' if cls.__module__ != 'builtins' else ''}{cls.__qualname__} can't be cloned"
 
 
+cdef str _show(object key):
+    try:
+        return repr(key)
+    except Exception:
+        return f"<{type(key).__name__}>"
+
+
 cdef list _children(object value):
     """Return (path element, child) for what a value consists of, as far as that can be named."""
     if isinstance(value, dict):
-        return [*((f"[{key!r}]", child) for key, child in value.items()),
-                *((f".key({key!r})", key) for key in value)]
+        return [*((f"[{_show(key)}]", child) for key, child in value.items()),
+                *((f".key({_show(key)})", key) for key in value)]
     if isinstance(value, (list, tuple)):
         return [(f"[{index}]", child) for index, child in enumerate(value)]
     if isinstance(value, (set, frozenset)):
-        return [(f".item({child!r})", child) for child in value]
+        return [(f".item({_show(child)})", child) for child in value]
     if isinstance(value, (type, type(sys))):
         return []
     children = [(f".{name}", child) for name, child in getattr(value, "__dict__", {}).items()]

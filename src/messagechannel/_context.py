@@ -124,10 +124,7 @@ class Dispatcher:
             self._wake.acquire()
             callback = self._callback
             assert callback is not None
-            try:
-                callback()
-            except BaseException:
-                sys.excepthook(*sys.exc_info())
+            callback()
 
     def _finish(self) -> None:
         # What lies in front of this task was posted before it; a listener that posts to itself without end
@@ -136,6 +133,13 @@ class Dispatcher:
         delivered.acquire()
         self.tasks.put(delivered.release)
         delivered.acquire(timeout=EXIT_PATIENCE)
+
+    def forget_exit(self) -> None:
+        """Do nothing at interpreter exit: the thread belongs to the parent process."""
+        if self._callback is not None:
+            import atexit
+
+            atexit.unregister(self._finish)
 
     def is_closed(self) -> bool:
         """Tell whether nothing can run here any more: never."""
@@ -148,6 +152,7 @@ _loop_contexts: Any = None
 
 def _forget_the_parents_threads() -> None:
     global _dispatcher, _loop_contexts
+    _dispatcher.forget_exit()
     _dispatcher = Dispatcher()
     _loop_contexts = None
 

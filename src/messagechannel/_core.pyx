@@ -31,9 +31,10 @@ from messagechannel._csrc cimport (
     CHANNEL_OPEN, PARKER_SEES_SIGNALS, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE,
     TypeSlots, c_bool, channel, channel_close, channel_decref, channel_incref, channel_new, endpoint,
     endpoint_offer_room, endpoint_pass_on, endpoint_take, endpoint_wake, endpoint_wake_all, inquiry, newfunc, parker,
-    parker_destroy, parker_init, parker_now, parker_park, ring, ring_announce, ring_arm, ring_closed, ring_drained,
-    ring_length, ring_peak, ring_pop, ring_popped, ring_pop_many, ring_push, ring_push_many, ring_pushed, ring_reserve,
-    ring_return_room, ring_visit, steal, traverseproc, visitproc, waiter, waiter_init, waiter_join, waiter_leave,
+    parker_destroy, parker_init, parker_now, parker_park, ring, ring_announce, ring_arm, ring_close, ring_closed,
+    ring_drained, ring_length, ring_peak, ring_pop, ring_pop_many, ring_popped, ring_push, ring_push_many,
+    ring_pushed, ring_reserve, ring_return_room, ring_visit, steal, traverseproc, visitproc, waiter, waiter_init,
+    waiter_join, waiter_leave,
 )
 from messagechannel._events cimport Event, EventTarget, message_event, trusted_event
 from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
@@ -47,6 +48,15 @@ cdef extern from *:
         PyTypeObject *type = Py_TYPE(o);
         return type == &PyLong_Type || type == &PyUnicode_Type || type == &PyBytes_Type || type == &PyFloat_Type
                || o == Py_None || type == &PyBool_Type;
+    }
+
+    static inline int is_finalizing(void)
+    {
+    #if PY_VERSION_HEX >= 0x030D0000
+        return Py_IsFinalizing();
+    #else
+        return _Py_IsFinalizing();
+    #endif
     }
 
     /* How Receive hands a message to `await`, in C because a StopIteration that Cython raises costs a traceback.
@@ -107,6 +117,7 @@ cdef extern from *:
     }
     """
     bint is_atom(object value) noexcept
+    bint is_finalizing() noexcept
     Py_ssize_t Py_REFCNT(PyObject *o) noexcept
     int (*receive_fast)(object self, PyObject **message) noexcept
     object (*receive_slow)(object self, object value)
@@ -202,8 +213,13 @@ cdef int64_t deadline_of(object timeout) except -1:
 # ---- waiting ----
 
 @cython.final
+@cython.no_gc_clear
 cdef class TaskWaiter:
-    """A task of an event loop that waits at an endpoint. The list that it is in owns a reference."""
+    """A task of an event loop that waits at an endpoint.
+
+    The list that it is in owns a reference, which the port visits for the garbage collector. It is not cleared by that,
+    because it has to leave the list first; the coroutine that holds it does so when it is closed.
+    """
 
     cdef waiter _waiter
     cdef object _wakeup
@@ -242,10 +258,10 @@ cdef void tell(waiter *tasks) noexcept:
         Py_DECREF(task)
         try:
             task._wakeup.notify()
-        except RuntimeError:
+        except BaseException as error:
+            if not isinstance(error, RuntimeError):
+                PyErr_WriteUnraisable(task._wakeup)
             tell(endpoint_pass_on(task._endpoint) if task._receives else endpoint_offer_room(task._endpoint))
-        except BaseException:
-            PyErr_WriteUnraisable(task._wakeup)
         tasks = following
 
 
@@ -346,7 +362,7 @@ cdef class MessagePort(EventTarget):
     cdef uint32_t _posting
     # process_number while this is the side's attached handle: until transfer.
     cdef uint32_t _attached
-    # Messages that tasks received in a row without waiting.
+    # Messages that tasks received or sent in a row without waiting.
     cdef uint32_t _without_waiting
     cdef bint _started
     cdef bint _announced
@@ -426,6 +442,11 @@ cdef class MessagePort(EventTarget):
         cdef waiter *tasks
         cdef MessagePort peer
         cdef channel *c = self._channel
+        cdef c_bool wake
+        if is_finalizing():
+            # Nobody is left to be woken, and a daemon thread that was ended in its sleep has left its waiter behind.
+            ring_close(&self.inbox().inbox, &wake)
+            return
         if channel_close(c, self._side, &tasks):
             tell(tasks)
             if c.listening[self._side ^ 1] != NULL:
@@ -502,6 +523,8 @@ cdef class MessagePort(EventTarget):
         # Whoever sleeps in a method of this handle finds it detached.
         tell(endpoint_wake_all(self.inbox(), endpoint_wake_all(self.outbox(), NULL)))
         self.set_listening(False)
+        # Whoever met the new handle inside the message, while that was being rebuilt, may have added listeners.
+        received._listeners_changed()
 
     # -- posting --
 
@@ -697,7 +720,12 @@ cdef class MessagePort(EventTarget):
         cdef int64_t deadline = deadline_of(timeout)
         cdef Outgoing outgoing
         cdef TaskWaiter w
-        cdef int outcome = self._push_atom(message, transfer)
+        cdef int outcome
+        self._without_waiting += 1
+        if self._without_waiting >= TASK_MESSAGES:
+            self._without_waiting = 0
+            await give_way()
+        outcome = self._push_atom(message, transfer)
         if outcome != NOT_AN_ATOM:
             self._sent(outcome)
             return
@@ -720,7 +748,7 @@ cdef class MessagePort(EventTarget):
                 raise_closed(self)
         self._send(outgoing)
 
-    def send_many(self, messages):
+    def send_many(self, messages, /):
         """Send every message of an iterable, in order, with one synchronisation per batch.
 
         In a bounded channel it waits for room. Messages that come before one that raises have been sent.
@@ -956,6 +984,7 @@ cdef class MessagePort(EventTarget):
                 raise_closed(self)
             item = self.take()
             if item != NULL:
+                self._without_waiting += 1
                 return open_item(item)
             e = self.inbox()
             if ring_drained(&e.inbox):
@@ -995,6 +1024,9 @@ cdef class MessagePort(EventTarget):
         """
         cdef TaskQueue tasks
         cdef void *present
+        if self._channel == NULL:
+            # Met while the message is being rebuilt: what this will stand for arrives in a moment.
+            self._started = True
         if not self.attached() or self._posting != process_number:
             return
         tasks = current_tasks()
@@ -1031,7 +1063,7 @@ cdef class MessagePort(EventTarget):
         cdef bint waits_for_end = self._has_listener("close") or self._has_listener("error")
         if not self.attached():
             return 0
-        if waits_for_end and self.tasks() is None:
+        if (waits_for_end or self._started) and self.tasks() is None:
             self._enter_context(current_tasks())
         self._announce(self._started and self._has_listener("message"))
         self.set_listening(self._channel.closed_by == CHANNEL_OPEN
@@ -1043,6 +1075,8 @@ cdef class MessagePort(EventTarget):
         """Put the close event into the context, once it is due."""
         try:
             if self._close_event_is_due():
+                if self.tasks() is None:
+                    self._enter_context(current_tasks())
                 self.tasks().put(self)
         except BaseException:
             PyErr_WriteUnraisable(self)
@@ -1229,7 +1263,9 @@ cdef int take_for_task(object awaitable, PyObject **message) noexcept:
     cdef Receive self = <Receive>awaitable
     cdef MessagePort port = self._port
     cdef PyObject *item
-    if self._finished or self._waiting is not None or not port.attached() or port._without_waiting >= TASK_MESSAGES:
+    if port is None or self._finished or self._waiting is not None:
+        return False
+    if not port.attached() or port._without_waiting >= TASK_MESSAGES:
         return False
     item = port.take()
     if item == NULL:
@@ -1324,12 +1360,14 @@ def entangled_ports(type cls, capacity=None, copy=True):
 
 def queue_event(MessagePort port, Event event):
     """Dispatch `event` at `port` from a task of its context; False when nobody listens for it."""
-    if not port._has_listener(event.type):
+    cdef TaskQueue tasks = port.tasks()
+    if tasks is None:
+        tasks = current_tasks()
+    if not port._has_listener(event.type) or tasks.context.is_closed():
         return False
     event.target = port
     event.is_trusted = True
-    cdef TaskQueue tasks = port.tasks()
-    (current_tasks() if tasks is None else tasks).put(lambda: port._dispatch(event))
+    tasks.put(lambda: port._dispatch(event))
     return True
 
 
@@ -1419,6 +1457,17 @@ cdef traverseproc traverse_fields_of_port
 cdef inquiry clear_fields_of_port
 
 
+cdef int visit_tasks(waiter *first, visitproc visit, void *argument) noexcept:
+    """Visit the tasks in a list of waiters, whose references belong to the list."""
+    cdef waiter *w = first
+    cdef int answer = 0
+    while w != NULL and answer == 0:
+        if w.task != NULL:
+            answer = visit(<PyObject *>w.task, argument)
+        w = w.next if w.next != first else NULL
+    return answer
+
+
 cdef int traverse_port(PyObject *o, visitproc visit, void *argument) noexcept:
     cdef MessagePort self = <MessagePort>o
     cdef Visit v = Visit(visit, argument)
@@ -1430,6 +1479,10 @@ cdef int traverse_port(PyObject *o, visitproc visit, void *argument) noexcept:
             answer = visit(<PyObject *>self._channel.listening[self._side ^ 1], argument)
         if answer == 0:
             answer = ring_visit(&self.inbox().inbox, visit_item, &v)
+        if answer == 0:
+            answer = visit_tasks(self.inbox().receivers, visit, argument)
+        if answer == 0:
+            answer = visit_tasks(self.outbox().senders, visit, argument)
     return answer
 
 

@@ -29,6 +29,7 @@ cdef extern from "ring.h" nogil:
     void *ring_pop(ring *r, c_bool *shut) noexcept
     size_t ring_pop_many(ring *r, void **items, size_t limit) noexcept
     int ring_arm(ring *r) noexcept
+    bint ring_close(ring *r, c_bool *wake) noexcept
     bint ring_closed(ring *r) noexcept
     bint ring_drained(ring *r) noexcept
     size_t ring_announce(ring *r, bint on) noexcept

@@ -148,7 +148,8 @@ cdef class EventTarget:
     """Something that events happen to (DOM Standard, "Interface EventTarget").
 
     Listeners run in the order in which they were added. An exception in one is reported, to the running event loop's
-    exception handler or to ``sys.unraisablehook``, and stops neither the others nor later events.
+    exception handler or to ``sys.unraisablehook``, and stops neither the others nor later events. KeyboardInterrupt and
+    SystemExit go on to whoever dispatched the event, after the other listeners.
     """
 
     def add_event_listener(self, type, listener, *, once=False):
@@ -182,7 +183,7 @@ cdef class EventTarget:
                 self._remove(type, registration)
                 return
 
-    def dispatch_event(self, event):
+    def dispatch_event(self, event, /):
         """Run the listeners for `event` now, in the calling thread, with this object as its target.
 
         :returns: False when the event is cancelable and a listener prevented its default action, else True.
@@ -250,6 +251,7 @@ cdef class EventTarget:
             registrations = self._registrations.get(event.type, ())
             event.current_target = self
             event._stopped = False
+            ending = None
             try:
                 for registration in registrations:
                     if registration.removed:
@@ -258,12 +260,16 @@ cdef class EventTarget:
                         self._remove(event.type, registration)
                     try:
                         registration.callback(event)
-                    except Exception as error:
+                    except (KeyboardInterrupt, SystemExit) as error:
+                        ending = error
+                    except BaseException as error:
                         report(error, registration.callback)
                     if event._stopped:
                         break
             finally:
                 event.current_target = None
+            if ending is not None:
+                raise ending
         return not event.default_prevented
 
 

@@ -19,6 +19,7 @@ cdef class TaskQueue:
     cpdef int put(self, task) except -1
     cdef int put_repeated(self, EventTarget target, size_t times) except -1
     cdef int _schedule(self) except -1
+    cdef int _run(self, object task) except -1
     cdef int _step(self, Repeated repeated) except -1
 
 

@@ -2,6 +2,7 @@
 """Task queues: what is to be run in each context, in the order in which it was put there."""
 
 cimport cython
+from cpython.exc cimport PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uintptr_t
@@ -59,8 +60,6 @@ cdef class TaskQueue:
     cpdef int put(self, task) except -1:
         """Run `task` after everything that was put here before. In a closed context nothing runs any more."""
         cdef int outcome
-        if self.context.is_closed():
-            return 0
         Py_INCREF(task)
         outcome = ring_push(&self._ring, <void *>task)
         if outcome < 0:
@@ -68,12 +67,16 @@ cdef class TaskQueue:
             raise MemoryError
         if outcome & RING_WAKE or self._refused:
             self._schedule()
+        elif self.context.is_closed():
+            self.forget()
         return 0
 
     cdef int put_repeated(self, EventTarget target, size_t times) except -1:
         return self.put(Repeated(target, times))
 
     cdef int _schedule(self) except -1:
+        # Until it has worked: whatever is raised, the next task tries again.
+        self._refused = True
         try:
             self.context.schedule(self.run)
             self._refused = False
@@ -81,8 +84,6 @@ cdef class TaskQueue:
             # A closed loop, or an interpreter that starts no more threads. Messages wait at their ports.
             if self.context.is_closed():
                 self.forget()
-            else:
-                self._refused = True
         return 0
 
     def run(self):
@@ -104,16 +105,24 @@ cdef class TaskQueue:
                         finished = True
                         break
                     continue
-                task = steal(<PyObject *>item)
-                if isinstance(task, EventTarget):
-                    (<EventTarget>task)._run_task(self)
-                elif type(task) is Repeated:
-                    self._unfinished = <Repeated>task
-                else:
-                    task()
+                self._run(steal(<PyObject *>item))
+        except BaseException:
+            # KeyboardInterrupt or SystemExit from a listener: a loop ends by it, the dispatcher thread does not.
+            if not self.context.is_dispatcher:
+                raise
+            PyErr_WriteUnraisable(self)
         finally:
             if not finished:
                 self._schedule()
+
+    cdef int _run(self, object task) except -1:
+        if isinstance(task, EventTarget):
+            (<EventTarget>task)._run_task(self)
+        elif type(task) is Repeated:
+            self._unfinished = <Repeated>task
+        else:
+            task()
+        return 0
 
     cdef int _step(self, Repeated repeated) except -1:
         repeated.left -= 1
