@@ -1,0 +1,397 @@
+"""Threads, destructors, the garbage collector, signals, forks and exits: where messages could get lost."""
+
+import asyncio
+import gc
+import os
+import sys
+import threading
+import time
+import weakref
+
+import pytest
+
+from messagechannel import ChannelClosedError, MessageChannel
+
+
+def run_threads(*targets):
+    threads = [threading.Thread(target=target) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a thread hangs"
+
+
+@pytest.fixture
+def _many_switches():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+# ---- threads ----
+
+
+@pytest.mark.usefixtures("_many_switches")
+@pytest.mark.parametrize("capacity", [None, 1, 7])
+@pytest.mark.parametrize("batches", [False, True], ids=["one by one", "batches"])
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_every_message_arrives_once_and_in_its_senders_order(threads, batches, capacity):
+    port1, port2 = MessageChannel(capacity=capacity)
+    messages = 2000
+    received = [[] for _ in range(threads)]
+
+    def produce(me):
+        if batches:
+            for start in range(0, messages, 100):
+                port1.send_many([(me, i) for i in range(start, start + 100)])
+        else:
+            for i in range(messages):
+                port1.send((me, i), timeout=30)
+
+    def consume(mine):
+        try:
+            while True:
+                mine += port2.receive_many(50, timeout=30) if batches else [port2.receive(timeout=30)]
+        except ChannelClosedError:
+            pass
+
+    def produce_all():
+        run_threads(*(lambda me=me: produce(me) for me in range(threads)))
+        port1.close()
+
+    run_threads(produce_all, *(lambda mine=mine: consume(mine) for mine in received))
+    everything = [message for mine in received for message in mine]
+    assert sorted(everything) == [(me, i) for me in range(threads) for i in range(messages)]
+    for mine in received:
+        for me in range(threads):
+            of_one_sender = [i for sender, i in mine if sender == me]
+            assert of_one_sender == sorted(of_one_sender)
+
+
+@pytest.mark.usefixtures("_many_switches")
+@pytest.mark.parametrize("closer", [0, 1])
+def test_a_close_that_races_with_posts_loses_only_what_came_after_it(closer):
+    for _ in range(500):
+        ports = tuple(MessageChannel())
+
+        def post(port=ports[0]):
+            for i in range(50):
+                port.post_message(i)
+
+        thread = threading.Thread(target=post)
+        thread.start()
+        ports[closer].close()
+        thread.join()
+        received = list(ports[1])
+        assert received == list(range(len(received)))
+
+
+@pytest.mark.usefixtures("_many_switches")
+def test_a_port_that_travels_while_it_is_posted_to_misses_nothing():
+    port1, traveller = MessageChannel()
+    road1, road2 = MessageChannel()
+    received = []
+
+    def post():
+        for i in range(20_000):
+            port1.post_message(i)
+        port1.close()
+
+    thread = threading.Thread(target=post)
+    thread.start()
+    while True:
+        try:
+            received += traveller.receive_many(20, timeout=30)
+        except ChannelClosedError:
+            break
+        road1.post_message(None, transfer=[traveller])
+        (traveller,) = road2.receive_event().ports
+    thread.join()
+    assert received == list(range(20_000))
+
+
+@pytest.mark.parametrize("method", ["receive", "receive_many", "receive_event", "__next__"])
+def test_a_transfer_wakes_who_is_blocked_on_the_old_port(channel, method):
+    port1, port2 = MessageChannel()
+    outcome = []
+
+    def block():
+        try:
+            outcome.append(getattr(port2, method)())
+        except (ChannelClosedError, StopIteration) as error:
+            outcome.append(type(error))
+
+    thread = threading.Thread(target=block)
+    thread.start()
+    time.sleep(0.02)
+    channel.port1.post_message(None, transfer=[port2])
+    thread.join(10)
+    assert outcome[0] in (ChannelClosedError, StopIteration)
+    port1.post_message("for the new one")
+    assert channel.port2.receive_event().ports[0].receive() == "for the new one"
+
+
+def test_a_close_wakes_a_sender_that_waits_for_room():
+    for closer in (0, 1):
+        ports = tuple(MessageChannel(capacity=1))
+        ports[0].post_message(1)
+        outcome = []
+
+        def block(port=ports[0], outcome=outcome):
+            try:
+                port.send(2)
+            except ChannelClosedError:
+                outcome.append("closed")
+
+        thread = threading.Thread(target=block)
+        thread.start()
+        time.sleep(0.02)
+        ports[closer].close()
+        thread.join(10)
+        assert outcome == ["closed"]
+
+
+# ---- destructors and the garbage collector ----
+
+
+def test_destructors_may_post():
+    class Posts:
+        def __init__(self, port):
+            self.port = port
+
+        def __del__(self):
+            self.port.post_message("deleted")
+
+    report1, report2 = MessageChannel()
+    port1, port2 = MessageChannel(copy=False)
+    for _ in range(1000):
+        port1.post_message(Posts(report1))
+    del port2
+    assert report2.receive_many() == ["deleted"] * 1000
+
+
+def test_a_cycle_through_a_queue_is_collected():
+    class Node:
+        pass
+
+    channel = MessageChannel(copy=False)
+    node = Node()
+    node.channel = channel
+    channel.port1.post_message(node)
+    reference = weakref.ref(node)
+    del channel, node
+    gc.collect()
+    assert reference() is None
+
+
+def test_two_ports_that_only_listen_to_each_other_are_collected():
+    channel = MessageChannel()
+    channel.port1.onmessage = lambda event, keep=channel: None
+    channel.port2.onmessage = lambda event, keep=channel: None
+    references = [weakref.ref(port) for port in channel]
+    del channel
+    gc.collect()
+    assert [reference() for reference in references] == [None, None]
+
+
+def test_a_listening_port_lives_as_long_as_its_peer():
+    got = threading.Semaphore(0)
+    channel = MessageChannel()
+    channel.port1.onmessage = lambda event: got.release()
+    reference, peer = weakref.ref(channel.port1), channel.port2
+    del channel
+    gc.collect()
+    peer.post_message("heard")
+    assert got.acquire(timeout=10)
+    del peer
+    deadline = time.monotonic() + 10
+    while reference() is not None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert reference() is None
+
+
+def test_a_task_that_is_forgotten_with_its_loop_does_not_hold_its_port():
+    port1, port2 = MessageChannel()
+    loop = asyncio.new_event_loop()
+
+    async def wait_for_ever(port):
+        await port.areceive()
+
+    task = loop.create_task(wait_for_ever(port2))
+    task._log_destroy_pending = False
+    loop.run_until_complete(asyncio.sleep(0.01))
+    loop.close()
+    del task, port2
+    gc.collect()
+    gc.collect()
+    assert port1.closed
+
+
+def test_a_hundred_thousand_ports_inside_one_another_are_dropped():
+    port1, port2 = MessageChannel()
+    for _ in range(100_000):
+        outer = MessageChannel()
+        outer.port1.post_message(None, transfer=[port1, port2])
+        port1, port2 = outer.port1, outer.port2
+    del outer, port1, port2
+    gc.collect()
+
+
+def test_a_hundred_thousand_channels_work_at_once():
+    channels = [MessageChannel() for _ in range(100_000)]
+    for i, channel in enumerate(channels):
+        channel.port1.post_message(i)
+    assert [channel.port2.receive(0) for channel in channels] == list(range(100_000))
+
+
+def test_nothing_leaks():
+    def work():
+        for i in range(2000):
+            port1, port2 = MessageChannel(capacity=5)
+            port1.post_message([i])
+            port1.send_many("ab")
+            port2.receive()
+            port1.post_message(None, transfer=[MessageChannel().port1])
+            port2.onclose = print
+            del port2, port1
+
+    def resident():
+        gc.collect()
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    if not os.path.exists("/proc/self/statm"):
+        pytest.skip("no /proc to read the resident memory from")
+    work()
+    before = resident()
+    for _ in range(10):
+        work()
+    assert resident() - before < 2_000_000
+
+
+def test_a_listener_added_while_the_message_is_rebuilt_hears_everything(channel):
+    class Holder:
+        def __init__(self, port):
+            self.port = port
+
+        def __setstate__(self, state):
+            self.__dict__.update(state)
+            self.port.onmessage = lambda event: heard.put(event.data)
+            self.port.onclose = lambda event: heard.put("close")
+
+    import queue
+
+    heard = queue.SimpleQueue()
+    globals()["Holder"] = Holder
+    Holder.__qualname__ = "Holder"
+    port1, port2 = MessageChannel()
+    port1.post_message("before")
+    channel.port1.post_message(Holder(port2), transfer=[port2])
+    holder = channel.port2.receive()
+    port1.post_message("after")
+    port1.close()
+    assert [heard.get(timeout=10) for _ in range(3)] == ["before", "after", "close"]
+    assert holder.port.closed
+
+
+# ---- signals ----
+
+
+@pytest.mark.parametrize(
+    "call", ["port2.receive()", "next(port2)", "port2.receive_many()", "wait([port2])", "full.send(2)"]
+)
+def test_ctrl_c_ends_a_blocked_call_and_loses_nothing(run_python, call):
+    done = run_python(f"""
+import os, signal, threading
+from messagechannel import MessageChannel, wait
+port1, port2 = MessageChannel()
+full, end = MessageChannel(capacity=1)
+full.post_message(1)
+threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+try:
+    {call}
+except KeyboardInterrupt:
+    port1.post_message("later")
+    full_messages = end.receive_many()
+    print(port2.receive(), full_messages)
+""")
+    assert done.stdout == "later [1]\n", done.stderr
+
+
+# ---- forks ----
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+def test_in_a_forked_child_inherited_ports_are_closed_and_new_ones_work(run_python):
+    done = run_python("""
+import os, sys, threading, time, warnings
+warnings.simplefilter("ignore")
+from messagechannel import ChannelClosedError, MessageChannel
+port1, port2 = MessageChannel()
+port1.post_message("the parent's")
+blocked1, blocked2 = MessageChannel()
+threading.Thread(target=lambda: list(blocked2)).start()
+heard = []
+listening = MessageChannel()
+listening.port1.onmessage = lambda event: heard.append(event.data)
+listening.port2.post_message("before")
+time.sleep(0.05)
+child = os.fork()
+if child == 0:
+    assert port2.closed and len(port2) == 0
+    for method in (port2.receive, port2.receive_nowait, lambda: port1.send(1)):
+        try:
+            method()
+        except ChannelClosedError as error:
+            assert "parent" in str(error)
+        else:
+            raise AssertionError("stolen")
+    port1.post_message("from the child")
+    blocked1.close()
+    new1, new2 = MessageChannel()
+    delivered = threading.Event()
+    new2.onmessage = lambda event: delivered.set()
+    new1.post_message(1)
+    assert delivered.wait(10)
+    del port1, port2, blocked1, blocked2, listening
+    sys.exit(0)
+begin = time.monotonic()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert time.monotonic() - begin < 4
+assert port2.receive_many() == ["the parent's"]
+blocked1.close()
+assert heard == ["before"]
+print("fine")
+""")
+    assert done.stdout == "fine\n", done.stderr
+
+
+# ---- the end of the interpreter ----
+
+
+def test_the_interpreter_exits_with_blocked_receivers_and_undelivered_messages(run_python):
+    done = run_python("""
+import threading, time
+from messagechannel import MessageChannel, Worker
+port1, port2 = MessageChannel()
+for seconds in (None, 0.01, 0.05, 1):
+    threading.Thread(target=lambda: port2.receive(seconds), daemon=True).start()
+MessageChannel().port1.post_message("undelivered")
+kept = MessageChannel()
+kept.port1.post_message(["undelivered"])
+Worker(lambda port: port.receive())
+blocked = Worker(lambda port: list(port))
+slow = MessageChannel()
+slow.port2.onmessage = lambda event: (time.sleep(0.005), print(event.data, flush=True))
+for i in range(5):
+    slow.port1.post_message(i)
+endless = MessageChannel()
+endless.port2.onmessage = lambda event: endless.port1.post_message(None)
+endless.port1.post_message(None)
+threading.excepthook = lambda args: None
+""")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0", "1", "2", "3", "4"]
+    assert done.stderr == ""
