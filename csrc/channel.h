@@ -33,11 +33,14 @@ typedef struct waiter {
 } waiter;
 
 typedef struct endpoint {
-    _Alignas(RING_CACHE_LINE) ring inbox;
+    ring inbox;
     /* A spin lock for the two lists: held for a few instructions, at most for one unpark. */
     _Atomic(uint32_t) lock;
+    /* The language binding's: the side's close event was fired. */
+    bool close_told;
     waiter *receivers;
     waiter *senders;
+    char padding[2 * RING_CACHE_LINE - sizeof(ring) - sizeof(uint64_t) - 2 * sizeof(void *)];
 } endpoint;
 
 typedef struct channel {
@@ -48,8 +51,6 @@ typedef struct channel {
     _Atomic(int32_t) closed_by;
     /* Messages pass by reference instead of as clones. */
     bool by_reference;
-    /* The language binding's: the side's close event was fired. */
-    bool close_told[2];
     /* The language binding's, one a side: where its events run, and what they keep alive. */
     void *context[2];
     void *listening[2];
@@ -87,7 +88,7 @@ waiter *endpoint_offer_room(endpoint *e);
 static inline void *endpoint_take(endpoint *e, bool *attention)
 {
     void *item = ring_pop(&e->inbox, attention);
-    if (item && e->inbox.capacity) {
+    if (item && e->inbox.bounded) {
         ring_return_room(&e->inbox, 1);
         *attention = true;
     }

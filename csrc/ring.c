@@ -33,6 +33,7 @@ static void segment_put(ring *r, ring_segment *s)
 void ring_init(ring *r, size_t capacity)
 {
     atomic_init(&r->tail, RING_LAST);
+    r->bounded = capacity != 0;
     r->capacity = capacity;
     atomic_init(&r->credits, capacity);
     atomic_init(&r->announce, 0);
@@ -382,7 +383,7 @@ int ring_visit(ring *r, int (*visit)(void *item, void *argument), void *argument
 
 size_t ring_reserve(ring *r, size_t wanted)
 {
-    if (!r->capacity)
+    if (!r->bounded)
         return wanted;
     size_t credits = atomic_load_explicit(&r->credits, memory_order_seq_cst);
     size_t got;
@@ -397,6 +398,6 @@ size_t ring_reserve(ring *r, size_t wanted)
 
 void ring_return_room(ring *r, size_t n)
 {
-    if (r->capacity)
+    if (r->bounded)
         atomic_fetch_add_explicit(&r->credits, n, memory_order_seq_cst);
 }

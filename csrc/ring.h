@@ -87,20 +87,22 @@ typedef struct ring_segment {
 } ring_segment;
 
 typedef struct ring {
-    /* -- the producers' cache line -- */
+    /* -- the producers' cache line: what each push looks at comes first, so that it shares no line with the consumers'
+       even where the ring starts in the middle of one -- */
     /* segment | RING_SHUT | RING_WAIT | offset.  No segment yet: NULL with offset RING_LAST, so that one
        comparison sends the first push, a segment's last slot and a closed ring to the slow path. */
     _Atomic(uintptr_t) tail;
-    /* 0: unbounded.  Constant after ring_init. */
-    size_t capacity;
-    /* Room left.  Swapped by producers, added to by consumers; sequentially consistent where a sender
-       is about to sleep (see endpoint.h), acquire/release elsewhere. */
-    _Atomic(size_t) credits;
     /* Every push is to be announced.  Stored by the owner, loaded by producers after their claim, both
        sequentially consistent together with the claim: either the producer sees the flag or the owner
        sees the claim (ring_announce). */
     _Atomic(uint32_t) announce;
-    char producers_padding[RING_CACHE_LINE - sizeof(uintptr_t) - 2 * sizeof(size_t) - sizeof(uint32_t)];
+    /* Whether there is a capacity.  Constant after ring_init, and so is that; 0 is unbounded. */
+    uint32_t bounded;
+    size_t capacity;
+    /* Room left.  Swapped by producers, added to by consumers; sequentially consistent where a sender
+       is about to sleep (see endpoint.h), acquire/release elsewhere. */
+    _Atomic(size_t) credits;
+    char producers_padding[RING_CACHE_LINE - sizeof(uintptr_t) - 2 * sizeof(size_t) - 2 * sizeof(uint32_t)];
     /* -- the consumers' cache line -- */
     /* Stored under the token, or by the very first push (release, acquire). */
     _Atomic(ring_segment *) head;

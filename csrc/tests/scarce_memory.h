@@ -1,5 +1,5 @@
 /* scarce_memory: lets a test choose how many more of the core's allocations succeed.
- * The core that the tests link calls scarce_aligned_alloc for aligned_alloc (CMakeLists.txt). */
+ * The core that the tests link calls these functions for malloc and aligned_alloc (CMakeLists.txt). */
 #ifndef MESSAGECHANNEL_SCARCE_MEMORY_H
 #define MESSAGECHANNEL_SCARCE_MEMORY_H
 
@@ -13,5 +13,6 @@
 extern _Atomic(long) memory_left;
 
 void *scarce_aligned_alloc(size_t alignment, size_t size);
+void *scarce_malloc(size_t size);
 
 #endif

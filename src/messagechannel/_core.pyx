@@ -606,7 +606,7 @@ cdef class MessagePort(EventTarget):
         if self._posting != process_number or transfer is not NOTHING:
             return NOT_AN_ATOM
         queue = &self.outbox().inbox
-        if queue.capacity or not (is_atom(message) or self._channel.by_reference):
+        if queue.bounded or not (is_atom(message) or self._channel.by_reference):
             return NOT_AN_ATOM
         Py_INCREF(message)
         outcome = ring_push(queue, <void *>message)
@@ -677,7 +677,7 @@ cdef class MessagePort(EventTarget):
             outgoing = self.prepare(message, transfer)
             if not self.may_send():
                 raise_closed(self)
-            if self.outbox().inbox.capacity:
+            if self.outbox().inbox.bounded:
                 self._wait_for_room(deadline)
             self._send(outgoing)
         else:
@@ -784,7 +784,7 @@ cdef class MessagePort(EventTarget):
         try:
             while sent < n:
                 room = n - sent
-                if queue.capacity:
+                if queue.bounded:
                     room = ring_reserve(queue, room)
                     if room == 0:
                         self._wait_for_room(INT64_MAX)
@@ -818,7 +818,7 @@ cdef class MessagePort(EventTarget):
 
     cdef void attend(self) noexcept:
         """After messages were taken: let senders know of the room, or the close event of its time."""
-        if self.inbox().inbox.capacity:
+        if self.inbox().inbox.bounded:
             tell(endpoint_offer_room(self.inbox()))
         if self._channel.closed_by != CHANNEL_OPEN:
             self.offer_close_event()
@@ -1083,7 +1083,7 @@ cdef class MessagePort(EventTarget):
 
     cdef bint _close_event_is_due(self) except -1:
         """Tell whether the other side has closed, the queue is drained, and a listener has not been told."""
-        return (self._channel.closed_by == <int>(self._side ^ 1) and not self._channel.close_told[self._side]
+        return (self._channel.closed_by == <int>(self._side ^ 1) and not self.inbox().close_told
                 and self._has_listener("close") and ring_drained(&self.inbox().inbox))
 
     cdef bint _run_task(self, object tasks) except -1:
@@ -1100,7 +1100,7 @@ cdef class MessagePort(EventTarget):
                 self._dispatch(self.event_of(item))
                 return True
         if self._close_event_is_due():
-            self._channel.close_told[self._side] = True
+            self.inbox().close_told = True
             self._dispatch(trusted_event("close", self))
         return False
 

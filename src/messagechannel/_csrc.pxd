@@ -20,6 +20,7 @@ cdef extern from "parker.h" nogil:
 
 cdef extern from "ring.h" nogil:
     ctypedef struct ring:
+        bint bounded
         size_t capacity
     enum: RING_WAKE, RING_ANNOUNCE, RING_CLOSED, RING_NO_MEMORY, RING_ARMED, RING_NOT_EMPTY
     void ring_init(ring *r, size_t capacity) noexcept
@@ -51,13 +52,13 @@ cdef extern from "channel.h" nogil:
         void *task
     ctypedef struct endpoint:
         ring inbox
+        bint close_told
         waiter *receivers
         waiter *senders
     ctypedef struct channel:
         endpoint side[2]
         int closed_by
         bint by_reference
-        bint close_told[2]
         void *context[2]
         void *listening[2]
     enum: CHANNEL_OPEN
