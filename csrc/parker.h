@@ -9,10 +9,16 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
+/* Tests build the other one on Linux too. */
+#ifndef PARKER_FUTEX
 #if defined(__linux__)
 #define PARKER_FUTEX 1
 #else
 #define PARKER_FUTEX 0
+#endif
+#endif
+
+#if !PARKER_FUTEX
 #include <pthread.h>
 #endif
 
