@@ -395,3 +395,26 @@ threading.excepthook = lambda args: None
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0", "1", "2", "3", "4"]
     assert done.stderr == ""
+
+
+# ---- contexts that fail ----
+
+
+def test_a_context_that_could_not_be_woken_once_is_woken_by_the_next_post():
+    async def main():
+        loop = asyncio.get_running_loop()
+        heard = []
+        channels = MessageChannel(), MessageChannel()
+        for channel in channels:
+            channel.port2.onmessage = lambda event: heard.append(event.data)
+        call_soon, loop.call_soon = loop.call_soon, lambda *args, **kwargs: (_ for _ in ()).throw(KeyboardInterrupt)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                channels[0].port1.post_message(1)
+        finally:
+            loop.call_soon = call_soon
+        channels[1].port1.post_message(2)
+        await asyncio.sleep(0.01)
+        return heard
+
+    assert asyncio.run(main()) == [1, 2]
