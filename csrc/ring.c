@@ -96,8 +96,7 @@ int ring_push_edge(ring *r, void *item, uintptr_t tail)
         } else {
             wanted = (tail + 1) & ~RING_WAIT;
         }
-        if (!atomic_compare_exchange_weak_explicit(&r->tail, &tail, wanted, memory_order_seq_cst,
-                                                   memory_order_relaxed))
+        if (!ring_swap_tail(r, &tail, wanted))
             continue;
         if (offset == RING_LAST) {
             publish_edge(r, s, new_segment, item);
@@ -120,8 +119,7 @@ size_t ring_push_many(ring *r, void *const *items, size_t n, int *outcome)
         int one;
         if ((tail & (RING_SHUT | RING_OFFSET)) < RING_LAST && n - done > 1) {
             size_t run = RING_LAST - offset < n - done ? RING_LAST - offset : n - done;
-            if (!atomic_compare_exchange_weak_explicit(&r->tail, &tail, (tail + run) & ~RING_WAIT,
-                                                       memory_order_seq_cst, memory_order_relaxed))
+            if (!ring_swap_tail(r, &tail, (tail + run) & ~RING_WAIT))
                 continue;
             ring_segment *s = RING_SEGMENT(tail);
             for (size_t i = 0; i < run; i++)
@@ -147,8 +145,7 @@ size_t ring_push_many(ring *r, void *const *items, size_t n, int *outcome)
 bool ring_close(ring *r, bool *wake)
 {
     uintptr_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
-    while (!atomic_compare_exchange_weak_explicit(&r->tail, &tail, (tail | RING_SHUT) & ~RING_WAIT,
-                                                  memory_order_seq_cst, memory_order_relaxed))
+    while (!ring_swap_tail(r, &tail, (tail | RING_SHUT) & ~RING_WAIT))
         ;
     *wake = (tail & RING_WAIT) != 0;
     return !(tail & RING_SHUT);
@@ -301,9 +298,7 @@ int ring_arm(ring *r)
             found = RING_CLOSED;
             break;
         }
-        if ((tail & RING_WAIT)
-            || atomic_compare_exchange_weak_explicit(&r->tail, &tail, tail | RING_WAIT, memory_order_acq_rel,
-                                                     memory_order_acquire))
+        if ((tail & RING_WAIT) || ring_swap_tail(r, &tail, tail | RING_WAIT))
             break;
     }
     ring_drop_token(r);

@@ -158,15 +158,39 @@ void ring_return_room(ring *r, size_t n);
 
 void ring_take_token_slow(ring *r);
 
+/* RING_SERIALISED: whoever builds the ring promises that one thread at a time is in any call, and that the next one sees
+   what the last one did, as the GIL of CPython sees to.  Then nobody can change a word between a look and a swap, and
+   a store does for the swap; the algorithm is the same. */
+
+static inline bool ring_swap_tail(ring *r, uintptr_t *tail, uintptr_t wanted)
+{
+#ifdef RING_SERIALISED
+    (void)tail;
+    atomic_store_explicit(&r->tail, wanted, memory_order_relaxed);
+    return true;
+#else
+    /* Sequentially consistent for `announce`; acquire, and release of a new segment, are what I4 needs. */
+    return atomic_compare_exchange_weak_explicit(&r->tail, tail, wanted, memory_order_seq_cst, memory_order_relaxed);
+#endif
+}
+
 static inline void ring_take_token(ring *r)
 {
+#ifdef RING_SERIALISED
+    (void)r;
+#else
     if (atomic_exchange_explicit(&r->token, 1, memory_order_acquire) != 0)
         ring_take_token_slow(r);
+#endif
 }
 
 static inline void ring_drop_token(ring *r)
 {
+#ifdef RING_SERIALISED
+    (void)r;
+#else
     atomic_store_explicit(&r->token, 0, memory_order_release);
+#endif
 }
 
 static inline int ring_outcome(ring *r, uintptr_t tail)
@@ -177,14 +201,12 @@ static inline int ring_outcome(ring *r, uintptr_t tail)
     return outcome;
 }
 
-/* Appends a message.  Reserve, then publish: the swap claims the slot (sequentially consistent for
-   `announce`; acquire is what I4 needs), the release store makes the message readable. */
+/* Appends a message.  Reserve, then publish: the swap claims the slot, the release store makes the message readable. */
 static inline int ring_push(ring *r, void *item)
 {
     uintptr_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
     while ((tail & (RING_SHUT | RING_OFFSET)) < RING_LAST) {
-        if (atomic_compare_exchange_weak_explicit(&r->tail, &tail, (tail + 1) & ~RING_WAIT,
-                                                  memory_order_seq_cst, memory_order_relaxed)) {
+        if (ring_swap_tail(r, &tail, (tail + 1) & ~RING_WAIT)) {
             atomic_store_explicit(&RING_SEGMENT(tail)->slot[tail & RING_OFFSET], item, memory_order_release);
             return ring_outcome(r, tail);
         }
