@@ -375,6 +375,7 @@ def test_the_interpreter_exits_with_blocked_receivers_and_undelivered_messages(r
     done = run_python("""
 import threading, time
 from messagechannel import MessageChannel, Worker
+threading.excepthook = lambda args: None
 port1, port2 = MessageChannel()
 for seconds in (None, 0.01, 0.05, 1):
     threading.Thread(target=lambda: port2.receive(seconds), daemon=True).start()
@@ -390,7 +391,6 @@ for i in range(5):
 endless = MessageChannel()
 endless.port2.onmessage = lambda event: endless.port1.post_message(None)
 endless.port1.post_message(None)
-threading.excepthook = lambda args: None
 """)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["0", "1", "2", "3", "4"]
