@@ -1,4 +1,4 @@
-# cython: language_level=3, binding=False, always_allow_keywords=False
+# cython: language_level=3, binding=False, always_allow_keywords=False, freethreading_compatible=True
 # cython: embedsignature=True, embedsignature.format=clinic
 """Structured clone and transfer (HTML Standard, "Safe passing of structured data").
 

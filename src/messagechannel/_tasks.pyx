@@ -1,4 +1,4 @@
-# cython: language_level=3, binding=False, always_allow_keywords=False
+# cython: language_level=3, binding=False, always_allow_keywords=False, freethreading_compatible=True
 """Task queues: what is to be run in each context, in the order in which it was put there."""
 
 cimport cython
