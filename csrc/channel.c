@@ -17,7 +17,7 @@ channel *channel_new(size_t capacity, bool by_reference)
         atomic_init(&c->side[i].lock, 0);
         c->side[i].receivers = c->side[i].senders = NULL;
         c->side[i].close_told = false;
-        c->context[i] = c->listening[i] = NULL;
+        c->side[i].listening = NULL;
     }
     atomic_init(&c->references, 2);
     atomic_init(&c->closed_by, CHANNEL_OPEN);
@@ -37,17 +37,6 @@ void channel_decref(channel *c)
         ring_destroy(&c->side[1].inbox);
         free(c);
     }
-}
-
-static void lock(endpoint *e)
-{
-    for (unsigned spins = 0; atomic_exchange_explicit(&e->lock, 1, memory_order_acquire);)
-        pause_backoff(&spins);
-}
-
-static void unlock(endpoint *e)
-{
-    atomic_store_explicit(&e->lock, 0, memory_order_release);
 }
 
 /* ---- waiters; the lock is held ---- */
@@ -90,7 +79,7 @@ void waiter_init(waiter *w, parker *p, void *task)
 
 void waiter_join(waiter *w, endpoint *e, waiter **list)
 {
-    lock(e);
+    spin_acquire(&e->lock);
     if (*list) {
         w->next = *list;
         w->previous = (*list)->previous;
@@ -99,56 +88,66 @@ void waiter_join(waiter *w, endpoint *e, waiter **list)
         *list = w->next = w->previous = w;
     }
     w->list = list;
-    unlock(e);
+    spin_release(&e->lock);
 }
 
 bool waiter_leave(waiter *w, endpoint *e)
 {
-    lock(e);
+    spin_acquire(&e->lock);
     bool still_there = w->list != NULL;
     if (still_there)
         unlink_waiter(w);
-    unlock(e);
+    spin_release(&e->lock);
     return still_there;
 }
 
 waiter *endpoint_wake(endpoint *e, waiter **list)
 {
-    lock(e);
+    spin_acquire(&e->lock);
     waiter *task = *list ? wake_first(list, NULL) : NULL;
-    unlock(e);
+    spin_release(&e->lock);
     return task;
 }
 
 waiter *endpoint_wake_all(endpoint *e, waiter *tasks)
 {
-    lock(e);
+    spin_acquire(&e->lock);
     while (e->receivers)
         tasks = wake_first(&e->receivers, tasks);
     while (e->senders)
         tasks = wake_first(&e->senders, tasks);
-    unlock(e);
+    spin_release(&e->lock);
     return tasks;
 }
 
 waiter *endpoint_pass_on(endpoint *e)
 {
-    lock(e);
+    spin_acquire(&e->lock);
     bool others = e->receivers != NULL;
-    unlock(e);
+    spin_release(&e->lock);
     return others && ring_arm(&e->inbox) != RING_ARMED ? endpoint_wake(e, &e->receivers) : NULL;
 }
 
 waiter *endpoint_offer_room(endpoint *e)
 {
-    lock(e);
+    spin_acquire(&e->lock);
     waiter *task = NULL;
     /* Sequentially consistent with the sender that joined the list and then failed to reserve: one of us two sees
        the other. */
     if (e->senders && atomic_load_explicit(&e->inbox.credits, memory_order_seq_cst) > 0)
         task = wake_first(&e->senders, NULL);
-    unlock(e);
+    spin_release(&e->lock);
     return task;
+}
+
+void *endpoint_take_claimed(endpoint *e, bool *shut)
+{
+    /* A sender that is held up between its claim and its store hides the messages behind it too, whose senders have
+       long gone on: they must not be told that nothing is there. */
+    void *item = NULL;
+    for (unsigned spins = 0; ring_length(&e->inbox) && !(item = ring_pop(&e->inbox, shut));)
+        pause_backoff(&spins);
+    return item;
 }
 
 bool channel_close(channel *c, int side, waiter **tasks)

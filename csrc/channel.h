@@ -20,6 +20,7 @@
 #ifndef MESSAGECHANNEL_CHANNEL_H
 #define MESSAGECHANNEL_CHANNEL_H
 
+#include "lock.h"
 #include "parker.h"
 #include "ring.h"
 
@@ -34,13 +35,15 @@ typedef struct waiter {
 
 typedef struct endpoint {
     ring inbox;
-    /* A spin lock for the two lists: held for a few instructions, at most for one unpark. */
-    _Atomic(uint32_t) lock;
+    /* For all that follows, and for what the language binding says; held at most for one unpark.  Taken before the ring's
+       token, never after it. */
+    spin_lock lock;
     /* The language binding's: the side's close event was fired. */
     bool close_told;
     waiter *receivers;
     waiter *senders;
-    char padding[2 * RING_CACHE_LINE - sizeof(ring) - sizeof(uint64_t) - 2 * sizeof(void *)];
+    /* The language binding's: what the side's peer keeps alive. */
+    void *listening;
 } endpoint;
 
 typedef struct channel {
@@ -51,9 +54,6 @@ typedef struct channel {
     _Atomic(int32_t) closed_by;
     /* Messages pass by reference instead of as clones. */
     bool by_reference;
-    /* The language binding's, one a side: where its events run, and what they keep alive. */
-    void *context[2];
-    void *listening[2];
 } channel;
 
 enum { CHANNEL_OPEN = -1 };
@@ -83,11 +83,18 @@ waiter *endpoint_pass_on(endpoint *e);
 /* After room was returned: wakes the next sender, if there is room and one waits. */
 waiter *endpoint_offer_room(endpoint *e);
 
+/* Waits until the oldest message is published, and takes it; NULL when none is claimed. */
+void *endpoint_take_claimed(endpoint *e, bool *shut);
+
 /* Takes the oldest message and returns its room.  *attention is set when somebody must be looked after: senders wait
    for the room, or the queue was closed. */
 static inline void *endpoint_take(endpoint *e, bool *attention)
 {
     void *item = ring_pop(&e->inbox, attention);
+#ifndef RING_SERIALISED
+    if (!item)
+        item = endpoint_take_claimed(e, attention);
+#endif
     if (item && e->inbox.bounded) {
         ring_return_room(&e->inbox, 1);
         *attention = true;

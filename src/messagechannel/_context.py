@@ -5,7 +5,10 @@ A *context* runs a callback soon, never inside the call that asks for it. :class
 to be run there lies in its ``tasks``, which the module above puts there. A *wakeup* lets one task wait until any
 thread notifies it.
 
-Event loops are looked for in ``sys.modules`` alone: a program that uses neither asyncio nor trio imports neither.
+Event loops are looked for in ``sys.modules`` alone: a program that uses neither asyncio nor trio imports neither. What
+is found there may still be on its way in, imported by another thread; then nothing of it runs in this one.
+
+What is made on first use is made by ``setdefault``, one step that neither another thread nor a signal handler divides.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ EXIT_PATIENCE = 5.0
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """Return the asyncio loop that runs in this thread, if any."""
-    asyncio_events = sys.modules.get("asyncio.events")
-    return asyncio_events._get_running_loop() if asyncio_events is not None else None
+    get_running_loop = getattr(sys.modules.get("asyncio.events"), "_get_running_loop", None)
+    return get_running_loop() if get_running_loop is not None else None
 
 
 def _in_task(loop: asyncio.AbstractEventLoop) -> bool:
@@ -52,14 +55,14 @@ def report_on_running_loop(error: BaseException, listener: object) -> bool:
 class LoopContext:
     """An asyncio loop as a place where listeners run. It does not keep the loop alive."""
 
-    __slots__ = ("_loop", "tasks")
+    __slots__ = ("__dict__", "_loop")
     is_dispatcher = False
+    tasks: Any = None
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         from weakref import ref
 
         self._loop = ref(loop)
-        self.tasks: Any = None
 
     def schedule(self, callback: Callable[[], object]) -> None:
         """Run `callback` in a later turn of the loop.
@@ -86,15 +89,15 @@ class Dispatcher:
     It starts with the first callback, is a daemon, and at interpreter exit delivers what was posted until then.
     """
 
-    __slots__ = ("_callback", "_starting", "_wake", "tasks")
+    __slots__ = ("__dict__", "_callback", "_starting", "_wake")
     is_dispatcher = True
+    tasks: Any = None
 
     def __init__(self) -> None:
         self._callback: Callable[[], object] | None = None
         self._wake = allocate_lock()
         self._wake.acquire()
         self._starting = allocate_lock()
-        self.tasks: Any = None
 
     def schedule(self, callback: Callable[[], object]) -> None:
         """Run `callback` in the dispatcher thread; one callback at a time may be scheduled.
@@ -147,14 +150,15 @@ class Dispatcher:
 
 
 _dispatcher = Dispatcher()
-_loop_contexts: Any = None
+# Once a loop was met, at "loops" a weak dictionary: loop -> its LoopContext.
+_contexts: dict[str, Any] = {}
 
 
 def _forget_the_parents_threads() -> None:
-    global _dispatcher, _loop_contexts
+    global _dispatcher
     _dispatcher.forget_exit()
     _dispatcher = Dispatcher()
-    _loop_contexts = None
+    _contexts.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -163,18 +167,16 @@ if hasattr(os, "register_at_fork"):
 
 def current_context() -> LoopContext | Dispatcher:
     """Return the context of the asyncio loop that runs in this thread, or else the dispatcher thread."""
-    global _loop_contexts
     loop = running_loop()
     if loop is None:
         return _dispatcher
-    if _loop_contexts is None:
+    loops = _contexts.get("loops")
+    if loops is None:
         from weakref import WeakKeyDictionary
 
-        _loop_contexts = WeakKeyDictionary()
-    context: LoopContext | None = _loop_contexts.get(loop)
-    if context is None:
-        context = _loop_contexts[loop] = LoopContext(loop)
-    return context
+        loops = _contexts.setdefault("loops", WeakKeyDictionary())
+    context: LoopContext | None = loops.get(loop)
+    return loops.setdefault(loop, LoopContext(loop)) if context is None else context
 
 
 class AsyncioWakeup:
@@ -237,7 +239,8 @@ class TrioWakeup:
 
 def _running_trio() -> ModuleType | None:
     trio = sys.modules.get("trio")
-    return trio if trio is not None and trio.lowlevel.in_trio_run() else None
+    lowlevel = getattr(trio, "lowlevel", None)
+    return trio if lowlevel is not None and lowlevel.in_trio_run() else None
 
 
 def new_wakeup() -> AsyncioWakeup | TrioWakeup:

@@ -6,12 +6,22 @@ Ownership.  A ``channel`` (csrc/channel.h) has two sides; each side is held by a
 Transferring a port makes another handle the attached one, in O(1), and leaves the old one detached. What a queue holds
 are owned references: to the message itself or, with the low bit set, to an Envelope (a message that came with ports).
 
-A side's ``listening`` is a strong reference to its attached port while that has listeners that a post of the peer can
-reach: the standard's "as if by a strong reference from its peer". Hence the peer visits it for the garbage collector.
-``context`` is the TaskQueue where the side's events are dispatched; the side's own port visits it.
+An endpoint's ``listening`` is a strong reference to its attached port while that has listeners that a post of the peer
+can reach: the standard's "as if by a strong reference from its peer". Hence the peer visits it for the garbage collector.
 
-Everything here runs with the GIL, except for a thread's sleep. No Python code runs while a lock or token of the C core
-is held: destructors, callbacks of event loops and listeners all run after it was given back.
+Threads. Any thread may call any method of any port, with or without a GIL. What keeps that safe:
+
+* ``_channel`` and ``_side`` are set once, before ``_posting`` and ``_attached`` say so, and the handle keeps the channel
+  until it is deallocated. So a thread that has seen ``_posting`` or ``_attached`` may use the rings even while another
+  one closes or transfers the port: the queue is where it was, and the message went, or came, just before.
+* ``_posting`` and ``_attached`` change under the lock ``handles``, all ports of a transfer list at once. Of transfers and
+  a close that race, each is decided before the next.
+* The endpoint's lock guards what hangs on the attached port: ``listening``, ``close_told``, and the port's ``_tasks``,
+  ``_announced`` and ``_next_task``. Whoever changes them looks at ``_attached`` under that lock; whoever uses what they
+  refer to takes a reference under it. Order of locks: ``handles``, an endpoint's, a ring's token.
+* Under a lock nothing is called that could run Python code, and no reference is dropped that could be the last one:
+  destructors, callbacks of event loops and listeners all run after it was given back.
+* Whoever is about to sleep joins the list of waiters first and looks again after that, at the handle as at the queue.
 """
 
 cimport cython
@@ -22,21 +32,24 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uintptr_t
 
 import os
+from _weakref import ref
 
-from messagechannel._clone import clone, register_transferable
+from messagechannel._clone import DataCloneError, clone, register_transferable
 from messagechannel._context import give_way, new_wakeup
 
 from messagechannel._clone cimport Transfer
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, PARKER_SEES_SIGNALS, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE,
-    TypeSlots, c_bool, channel, channel_close, channel_decref, channel_incref, channel_new, endpoint,
+    THREADS_AT_ONCE, TypeSlots, c_bool, channel, channel_close, channel_decref, channel_incref, channel_new, endpoint,
     endpoint_offer_room, endpoint_pass_on, endpoint_take, endpoint_wake, endpoint_wake_all, inquiry, newfunc, parker,
     parker_destroy, parker_init, parker_now, parker_park, ring, ring_announce, ring_arm, ring_close, ring_closed,
     ring_drained, ring_length, ring_peak, ring_pop, ring_pop_many, ring_popped, ring_push, ring_push_many,
-    ring_pushed, ring_reserve, ring_return_room, ring_visit, steal, traverseproc, visitproc, waiter, waiter_init,
-    waiter_join, waiter_leave,
+    ring_pushed, ring_reserve, ring_return_room, ring_visit, shared_claim, shared_number, spin_acquire, spin_lock,
+    spin_release, steal, traverseproc, visitproc, waiter, waiter_init, waiter_join, waiter_leave,
 )
-from messagechannel._events cimport Event, EventTarget, message_event, trusted_event
+from messagechannel._events cimport (
+    HEARS_CLOSE, HEARS_ERROR, HEARS_MESSAGE, Event, EventTarget, message_event, trusted_event,
+)
 from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
 
 
@@ -79,9 +92,10 @@ cdef extern from *:
         }
         Py_XSETREF(((PyStopIterationObject *)stop)->value, message);
     #if PY_VERSION_HEX >= 0x030C0000
-        PyErr_SetRaisedException(Py_NewRef(stop));
+        PyErr_SetRaisedException(stop);
     #else
         PyErr_SetObject(PyExc_StopIteration, stop);
+        Py_DECREF(stop);
     #endif
         return NULL;
     }
@@ -145,6 +159,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count_fork)
 
 cdef tuple NOTHING = ()
+# Held while the `_posting` or `_attached` of any port changes.
+cdef spin_lock handles
 # MessagePort's own tp_new; the public one refuses.
 cdef newfunc construct_port
 cdef object GenericAlias = type(list[int])
@@ -156,6 +172,10 @@ cdef enum:
     TASK_MESSAGES = 1000
     # Where signals do not end a sleep, the main thread looks for them this often.
     SIGNAL_SLICE_NANOSECONDS = 50000000
+    # What a Receive is: to be stepped, being stepped by a thread, or finished.
+    READY = 0
+    STEPPING = 1
+    FINISHED = 2
     # What _push_atom returns instead of what ring_push does.
     NOT_AN_ATOM = -100
     NANOSECONDS = 1000000000
@@ -331,6 +351,9 @@ cdef class Outgoing:
         if self.transfer is None:
             Py_INCREF(self.data)
             return <PyObject *>self.data
+        if not move_handles(self.transfer.items, self.transfer.received):
+            # Another thread has been faster since: now this says with which.
+            self.transfer.check()
         self.transfer.detach()
         ports = tuple([port for port in self.transfer.received if isinstance(port, MessagePort)])
         if not ports:
@@ -359,17 +382,22 @@ cdef class MessagePort(EventTarget):
     cdef channel *_channel
     cdef uint32_t _side
     # process_number while this handle may post: until close or transfer.
-    cdef uint32_t _posting
+    cdef shared_number _posting
     # process_number while this is the side's attached handle: until transfer.
-    cdef uint32_t _attached
-    # Messages that tasks received or sent in a row without waiting.
-    cdef uint32_t _without_waiting
-    cdef bint _started
+    cdef shared_number _attached
+    # Messages that tasks received or sent in a row without waiting, more or less.
+    cdef shared_number _without_waiting
+    cdef shared_number _started
+    # The three below: under the endpoint's lock.
     cdef bint _announced
     # The number of the message that the next task in the context is about: the tasks there and this number are together
     # at least the number of messages ever pushed. A task whose message was taken already does nothing, lest
     # it takes a later message before its time.
     cdef size_t _next_task
+    # Where events are dispatched.
+    cdef TaskQueue _tasks
+    # A weak reference to the handle that took over from this one. Under the endpoint's lock; without the GIL only.
+    cdef object _heir
     cdef object __weakref__
 
     # -- life --
@@ -384,14 +412,14 @@ cdef class MessagePort(EventTarget):
     cdef void _bind(self, channel *c, uint32_t side) noexcept:
         self._channel = c
         self._side = side
-        self._posting = self._attached = process_number
+        self._posting = process_number
+        self._attached = process_number
 
     def __dealloc__(self):
         if self._channel != NULL:
-            if self._attached == process_number:
+            if self.attached():
                 self._close()
                 self.discard_messages()
-                self._leave_context()
             channel_decref(self._channel)
 
     def __reduce__(self):
@@ -411,6 +439,9 @@ cdef class MessagePort(EventTarget):
     cdef inline bint attached(self) noexcept:
         return self._attached == process_number
 
+    cdef inline bint is_of_this_process(self) noexcept:
+        return self._attached == process_number or self._attached == 0
+
     cdef inline bint may_send(self) noexcept:
         return self._posting == process_number and not ring_closed(&self.outbox().inbox)
 
@@ -422,39 +453,26 @@ cdef class MessagePort(EventTarget):
             if item != NULL:
                 discard(item)
 
-    cdef void _leave_context(self) noexcept:
-        cdef void *context = self._channel.context[self._side]
-        self._channel.context[self._side] = NULL
-        if context != NULL:
-            Py_DECREF(<object>context)
-
-    cdef void set_listening(self, bint on) noexcept:
-        """Let the peer keep this port alive, or not."""
-        cdef void **listening = &self._channel.listening[self._side]
-        if on and listening[0] == NULL:
-            Py_INCREF(self)
-            listening[0] = <void *>self
-        elif not on and listening[0] != NULL:
-            listening[0] = NULL
-            Py_DECREF(self)
-
     cdef void _close(self) noexcept:
         cdef waiter *tasks
-        cdef MessagePort peer
+        cdef MessagePort port
         cdef channel *c = self._channel
         cdef c_bool wake
+        cdef uint32_t side
         if is_finalizing():
             # Nobody is left to be woken, and a daemon thread that was ended in its sleep has left its waiter behind.
             ring_close(&self.inbox().inbox, &wake)
             return
         if channel_close(c, self._side, &tasks):
             tell(tasks)
-            if c.listening[self._side ^ 1] != NULL:
-                peer = <MessagePort>c.listening[self._side ^ 1]
-                peer.offer_close_event()
-                peer.set_listening(False)
-            if c.listening[self._side] != NULL:
-                self.set_listening(False)
+            for side in range(2):
+                port = take_listening(&c.side[side])
+                if port is None:
+                    continue
+                if THREADS_AT_ONCE:
+                    port._put_what_waits()
+                if side != self._side:
+                    port.offer_close_event()
 
     def close(self):
         """Sever the channel; nothing that is posted on either side after this arrives.
@@ -462,8 +480,13 @@ cdef class MessagePort(EventTarget):
         Messages that arrived before stay receivable, here and at the other port; there, a ``close`` event follows the
         last of them. Closing a closed port does nothing, and neither does closing one that was transferred away.
         """
-        if self.attached():
+        cdef bint ours
+        spin_acquire(&handles)
+        ours = self.attached()
+        if ours:
             self._posting = 0
+        spin_release(&handles)
+        if ours:
             self._close()
 
     def __enter__(self):
@@ -497,8 +520,8 @@ cdef class MessagePort(EventTarget):
         if self.attached():
             queue = &self.inbox().inbox
             figures.posted = ring_pushed(&self.outbox().inbox)
+            figures.received = ring_popped(queue)
             figures.waiting = ring_length(queue)
-            figures.received = ring_pushed(queue) - figures.waiting
             figures.peak = ring_peak(queue)
             figures.capacity = queue.capacity or None
         return figures
@@ -513,18 +536,43 @@ cdef class MessagePort(EventTarget):
             return "it is closed"
         return None
 
-    cdef void move_to(self, MessagePort received) noexcept:
-        """Make `received` the attached handle of this side. The queue stays where it is, and so nothing is lost."""
+    cdef void _hand_over(self, MessagePort received) noexcept:
+        """Make `received` the attached handle of this side. The queue stays where it is, and so nothing is lost.
+
+        ``handles`` is held, and the caller has a reference to both.
+        """
+        cdef endpoint *e = self.inbox()
+        spin_acquire(&e.lock)
+        self._posting = 0
+        self._attached = 0
+        self._announce(False)
+        if e.listening != NULL:
+            e.listening = NULL
+            Py_DECREF(self)
         channel_incref(self._channel)
         received._bind(self._channel, self._side)
-        self._posting = self._attached = 0
-        self._announce(False)
-        self._leave_context()
+        spin_release(&e.lock)
+
+    cdef int move_to(self, MessagePort received) except -1:
+        """Do what is left to be done once `received` has taken over, and have it take over if it has not."""
+        cdef TaskQueue tasks
+        cdef endpoint *e = self.inbox()
+        if not received.attached() and not move_handles([self], [received]):
+            raise DataCloneError("another thread has transferred or closed this port just now")
+        heir = ref(received) if THREADS_AT_ONCE else None
+        spin_acquire(&e.lock)
+        tasks = self._tasks
+        self._tasks = None
+        self._heir = heir
+        spin_release(&e.lock)
         # Whoever sleeps in a method of this handle finds it detached.
-        tell(endpoint_wake_all(self.inbox(), endpoint_wake_all(self.outbox(), NULL)))
-        self.set_listening(False)
-        # Whoever met the new handle inside the message, while that was being rebuilt, may have added listeners.
-        received._listeners_changed()
+        tell(endpoint_wake_all(e, endpoint_wake_all(self.outbox(), NULL)))
+        try:
+            # Whoever met the new handle inside the message, while that was being rebuilt, may have added listeners.
+            received._listeners_changed()
+        except BaseException:
+            PyErr_WriteUnraisable(received)
+        return 0
 
     # -- posting --
 
@@ -561,15 +609,20 @@ cdef class MessagePort(EventTarget):
 
     cdef int _pushed(self, int outcome, size_t n) except -1:
         """Wake who is to be woken after a push of `n` messages."""
-        cdef channel *c = self._channel
-        cdef uint32_t other = self._side ^ 1
-        cdef TaskQueue tasks
-        cdef MessagePort peer
+        cdef endpoint *e = self.outbox()
+        cdef TaskQueue tasks = None
+        cdef MessagePort peer = None
         if outcome & RING_WAKE:
-            tell(endpoint_wake(self.outbox(), &self.outbox().receivers))
-        if outcome & RING_ANNOUNCE and c.context[other] != NULL and c.listening[other] != NULL:
-            tasks = <TaskQueue>c.context[other]
-            peer = <MessagePort>c.listening[other]
+            tell(endpoint_wake(e, &e.receivers))
+        if outcome & RING_ANNOUNCE:
+            spin_acquire(&e.lock)
+            if e.listening != NULL:
+                peer = <MessagePort>e.listening
+                tasks = peer._tasks
+            spin_release(&e.lock)
+            if tasks is None:
+                # Whoever has taken the listener away meanwhile counts what waits, or lets it wait.
+                return 0
             if n == 1:
                 tasks.put(peer)
             else:
@@ -618,11 +671,23 @@ cdef class MessagePort(EventTarget):
         cdef bint deliver = self.may_send() and not outgoing.doomed
         if deliver and ring_reserve(&self.outbox().inbox, 1) == 0:
             raise_full(self.outbox().inbox.capacity)
-        cdef PyObject *item = outgoing.item()
+        cdef PyObject *item
+        try:
+            item = outgoing.item()
+        except BaseException:
+            if deliver:
+                self._give_room_back()
+            raise
         if deliver:
             self._push(item)
         else:
             discard(item)
+        return 0
+
+    cdef int _give_room_back(self) except -1:
+        """After reserved room was not used."""
+        ring_return_room(&self.outbox().inbox, 1)
+        tell(endpoint_offer_room(self.outbox()))
         return 0
 
     cdef int _wait_for_room(self, int64_t deadline) except -1:
@@ -651,8 +716,8 @@ cdef class MessagePort(EventTarget):
                     waiter_leave(&w, e)
         finally:
             parker_destroy(&p)
-            if self._posting == process_number:
-                # The baton: whoever leaves lets the next sender look.
+            if self.is_of_this_process():
+                # The baton: whoever leaves lets the next sender look, who may be another handle's.
                 tell(endpoint_offer_room(self.outbox()))
 
     def send(self, message, transfer=(), timeout=None):
@@ -695,14 +760,14 @@ cdef class MessagePort(EventTarget):
 
     cdef int _send(self, Outgoing outgoing) except -1:
         """Push what room was reserved for; what was waiting may have changed what is transferred."""
-        if outgoing.transfer is not None:
-            try:
+        cdef PyObject *item
+        try:
+            if outgoing.transfer is not None:
                 outgoing.transfer.check()
-            except BaseException:
-                ring_return_room(&self.outbox().inbox, 1)
-                tell(endpoint_offer_room(self.outbox()))
-                raise
-        cdef PyObject *item = outgoing.item()
+            item = outgoing.item()
+        except BaseException:
+            self._give_room_back()
+            raise
         if outgoing.doomed:
             discard(item)
         elif not self._push(item):
@@ -737,9 +802,10 @@ cdef class MessagePort(EventTarget):
                 raise TimeoutError("no room within the timeout")
             w = TaskWaiter.join(self, False)
             try:
-                if self.may_send() and ring_reserve(&w._endpoint.inbox, 1):
-                    break
-                await w._wakeup.wait(seconds_until(deadline))
+                if self.may_send():
+                    if ring_reserve(&w._endpoint.inbox, 1):
+                        break
+                    await w._wakeup.wait(seconds_until(deadline))
             finally:
                 w.leave()
                 # The baton: whoever leaves lets the next sender look.
@@ -784,13 +850,13 @@ cdef class MessagePort(EventTarget):
         try:
             while sent < n:
                 room = n - sent
+                if self._posting != process_number:
+                    raise_closed(self)
                 if queue.bounded:
                     room = ring_reserve(queue, room)
                     if room == 0:
                         self._wait_for_room(INT64_MAX)
                         room = 1
-                elif self._posting != process_number:
-                    raise_closed(self)
                 pushed = ring_push_many(queue, chunk + sent, room, &outcome)
                 sent += pushed
                 if outcome > 0:
@@ -845,7 +911,7 @@ cdef class MessagePort(EventTarget):
                     raise TimeoutError("no message within the timeout")
                 waiter_join(&w, e, &e.receivers)
                 try:
-                    if ring_arm(&e.inbox) == RING_ARMED:
+                    if self.attached() and ring_arm(&e.inbox) == RING_ARMED:
                         park(&p, deadline)
                 finally:
                     waiter_leave(&w, e)
@@ -856,7 +922,7 @@ cdef class MessagePort(EventTarget):
                     return item
         finally:
             parker_destroy(&p)
-            if self._attached == process_number or self._attached == 0:
+            if self.is_of_this_process():
                 # The baton: see csrc/channel.h. In a forked child there is nobody to pass it to.
                 tell(endpoint_pass_on(e))
 
@@ -881,7 +947,7 @@ cdef class MessagePort(EventTarget):
         :raises ChannelClosedError: when the channel is closed and drained, or this port was transferred away.
         """
         cdef PyObject *item
-        if self._attached == process_number:
+        if self.attached():
             item = self.take()
             if item != NULL:
                 return open_item(item)
@@ -953,7 +1019,7 @@ cdef class MessagePort(EventTarget):
         :raises ChannelClosedError: when the channel is closed and drained, or this port was transferred away.
         :raises RuntimeError: where it has to wait and neither asyncio nor trio runs.
         """
-        return Receive.make(self, False)
+        return Receive.make(self, False, READY)
 
     async def areceive_many(self, limit=None):
         """Wait for one message as :meth:`areceive` does, then return what :meth:`receive_many` would."""
@@ -992,7 +1058,7 @@ cdef class MessagePort(EventTarget):
             self._without_waiting = 0
             w = TaskWaiter.join(self, True)
             try:
-                if ring_arm(&e.inbox) == RING_ARMED:
+                if self.attached() and ring_arm(&e.inbox) == RING_ARMED:
                     await w._wakeup.wait(None)
                 item = self.take() if self.attached() else NULL
             finally:
@@ -1012,7 +1078,7 @@ cdef class MessagePort(EventTarget):
             raise StopIteration from None
 
     def __aiter__(self):
-        return Receive.make(self, True)
+        return Receive.make(self, True, FINISHED)
 
     # -- listeners --
 
@@ -1022,85 +1088,165 @@ cdef class MessagePort(EventTarget):
         They run on the asyncio loop that runs here; where none does, on the library's dispatcher thread. Starting
         again where another loop runs moves them there. A closed or transferred port does not start.
         """
-        cdef TaskQueue tasks
-        cdef void *present
+        cdef TaskQueue tasks, present
+        cdef endpoint *e
+        cdef bint moves
         if self._channel == NULL:
             # Met while the message is being rebuilt: what this will stand for arrives in a moment.
             self._started = True
         if not self.attached() or self._posting != process_number:
             return
         tasks = current_tasks()
-        present = self._channel.context[self._side]
-        if present != <void *>tasks and (
-                not self._started or present == NULL or (<TaskQueue>present).context.is_closed()
-                or not tasks.context.is_dispatcher):
+        present = self.tasks()
+        moves = present is not tasks and (not self._started or present is None or present.context.is_closed()
+                                          or not tasks.context.is_dispatcher)
+        e = self.inbox()
+        spin_acquire(&e.lock)
+        # Where another thread has moved it meanwhile, that was the later start.
+        if moves and self.attached() and self._tasks is present:
             self._announce(False)
-            self._enter_context(tasks)
+            self._tasks = tasks
+        spin_release(&e.lock)
         self._started = True
         self._listeners_changed()
 
-    cdef void _enter_context(self, TaskQueue tasks) noexcept:
-        self._leave_context()
-        Py_INCREF(tasks)
-        self._channel.context[self._side] = <void *>tasks
-
     cdef TaskQueue tasks(self):
-        cdef void *tasks = self._channel.context[self._side]
-        return None if tasks == NULL else <TaskQueue>tasks
+        cdef TaskQueue tasks
+        spin_acquire(&self.inbox().lock)
+        tasks = self._tasks
+        spin_release(&self.inbox().lock)
+        return tasks
 
-    cdef int _announce(self, bint on) except -1:
+    cdef TaskQueue _tasks_or_current(self):
+        """Return the task queue of this port; one that has none yet gets the one of the context that runs here."""
+        cdef TaskQueue present = self.tasks()
+        cdef TaskQueue current
+        if present is None:
+            current = current_tasks()
+            spin_acquire(&self.inbox().lock)
+            if self._tasks is None and self.attached():
+                self._tasks = current
+            present = self._tasks
+            spin_release(&self.inbox().lock)
+        return present
+
+    cdef size_t _announce(self, bint on) noexcept:
+        """Have every push announced, or none; the endpoint's lock is held. Returns how many tasks are to be put now."""
         cdef size_t waiting
-        if on != self._announced:
-            self._announced = on
-            self._next_task = ring_popped(&self.inbox().inbox)
-            waiting = ring_announce(&self.inbox().inbox, on)
-            if on and waiting:
-                self.tasks().put_repeated(self, waiting)
-        return 0
+        if on == self._announced:
+            return 0
+        self._announced = on
+        waiting = ring_announce(&self.inbox().inbox, on)
+        # Looked at after that: what is taken meanwhile makes a task too many, not one too few.
+        self._next_task = ring_popped(&self.inbox().inbox)
+        return waiting if on else 0
 
     cdef int _listeners_changed(self) except -1:
-        # Events that need no message to come: whether the port is started does not matter to them.
-        cdef bint waits_for_end = self._has_listener("close") or self._has_listener("error")
+        cdef endpoint *e
+        cdef TaskQueue tasks = None
+        cdef size_t waiting = 0
+        cdef bint waits_for_end, reachable, released = False
         if not self.attached():
             return 0
-        if (waits_for_end or self._started) and self.tasks() is None:
-            self._enter_context(current_tasks())
-        self._announce(self._started and self._has_listener("message"))
-        self.set_listening(self._channel.closed_by == CHANNEL_OPEN
-                           and (waits_for_end or self._started and bool(self._registrations)))
+        if self._heard & (HEARS_CLOSE | HEARS_ERROR) or self._started:
+            self._tasks_or_current()
+        e = self.inbox()
+        spin_acquire(&e.lock)
+        if self.attached():
+            # Events that need no message to come: whether the port is started does not matter to them.
+            waits_for_end = (self._heard & (HEARS_CLOSE | HEARS_ERROR)) != 0
+            reachable = self._channel.closed_by == CHANNEL_OPEN and (
+                waits_for_end or self._started and self._heard != 0)
+            tasks = self._tasks
+            waiting = self._announce(tasks is not None and self._started and (self._heard & HEARS_MESSAGE) != 0)
+            if reachable and e.listening == NULL:
+                Py_INCREF(self)
+                e.listening = <void *>self
+            elif not reachable and e.listening != NULL:
+                e.listening = NULL
+                released = True
+        spin_release(&e.lock)
+        if released:
+            Py_DECREF(self)
+        if waiting:
+            tasks.put_repeated(self, waiting)
         self.offer_close_event()
         return 0
 
+    cdef int _put_what_waits(self) except -1:
+        """After a close: put tasks for all that waits, because a push that raced with it found no listener any more."""
+        cdef TaskQueue tasks = None
+        cdef size_t waiting
+        spin_acquire(&self.inbox().lock)
+        if self._announced:
+            tasks = self._tasks
+        spin_release(&self.inbox().lock)
+        waiting = ring_length(&self.inbox().inbox)
+        if tasks is not None and waiting:
+            tasks.put_repeated(self, waiting)
+        return 0
+
+    cdef MessagePort heir(self):
+        """Return the handle that took over from this one, if it still exists."""
+        if self._channel == NULL:
+            return None
+        spin_acquire(&self.inbox().lock)
+        heir = self._heir
+        spin_release(&self.inbox().lock)
+        return None if heir is None else heir()
+
     cdef void offer_close_event(self) noexcept:
         """Put the close event into the context, once it is due."""
+        cdef MessagePort port = self
+        cdef TaskQueue tasks
         try:
-            if self._close_event_is_due():
-                if self.tasks() is None:
-                    self._enter_context(current_tasks())
-                self.tasks().put(self)
+            # The last message may have been taken by an old handle, in the very moment of the transfer.
+            while THREADS_AT_ONCE and port is not None and not port.attached():
+                port = port.heir()
+            if port is not None and port._close_event_is_due(False):
+                tasks = port._tasks_or_current()
+                if tasks is not None:
+                    tasks.put(port)
         except BaseException:
             PyErr_WriteUnraisable(self)
 
-    cdef bint _close_event_is_due(self) except -1:
-        """Tell whether the other side has closed, the queue is drained, and a listener has not been told."""
-        return (self._channel.closed_by == <int>(self._side ^ 1) and not self.inbox().close_told
-                and self._has_listener("close") and ring_drained(&self.inbox().inbox))
+    cdef bint _close_event_is_due(self, bint tell_it) noexcept:
+        """Tell whether the other side has closed, the queue is drained, and a listener has not been told.
+
+        With `tell_it`, it has been from now on.
+        """
+        cdef endpoint *e = self.inbox()
+        cdef bint due
+        if self._channel.closed_by != <int>(self._side ^ 1) or not self._heard & HEARS_CLOSE:
+            return False
+        spin_acquire(&e.lock)
+        due = self.attached() and not e.close_told and ring_drained(&e.inbox)
+        if due and tell_it:
+            e.close_told = True
+        spin_release(&e.lock)
+        return due
 
     cdef bint _run_task(self, object tasks) except -1:
         """Dispatch the oldest message, or else the close event; False when there was neither to dispatch here."""
+        cdef endpoint *e = self.inbox()
         cdef PyObject *item
-        if not self.attached() or self._channel.context[self._side] != <void *>tasks:
-            return False
-        if self._started and self._has_listener("message"):
+        cdef bint dispatches, here
+        cdef size_t number = 0
+        spin_acquire(&e.lock)
+        here = self.attached() and <void *>self._tasks == <void *>tasks
+        dispatches = here and self._started and self._heard & HEARS_MESSAGE
+        if dispatches:
             self._next_task += 1
-            if ring_popped(&self.inbox().inbox) >= self._next_task and not ring_drained(&self.inbox().inbox):
-                return True
-            item = self.take()
+            number = self._next_task
+        spin_release(&e.lock)
+        if dispatches:
+            item = NULL if ring_popped(&e.inbox) >= number else self.take()
             if item != NULL:
                 self._dispatch(self.event_of(item))
                 return True
-        if self._close_event_is_due():
-            self.inbox().close_told = True
+            if ring_popped(&e.inbox) >= number and not ring_drained(&e.inbox):
+                return True
+        if here and self._close_event_is_due(True):
             self._dispatch(trusted_event("close", self))
         return False
 
@@ -1134,6 +1280,33 @@ cdef class MessagePort(EventTarget):
     @onclose.setter
     def onclose(self, listener):
         self._set_handler("close", listener)
+
+
+cdef MessagePort take_listening(endpoint *e):
+    """Let the peer no longer keep the port alive that listens at an endpoint, and return it."""
+    cdef PyObject *port
+    spin_acquire(&e.lock)
+    port = <PyObject *>e.listening
+    e.listening = NULL
+    spin_release(&e.lock)
+    return None if port == NULL else steal(port)
+
+
+cdef bint move_handles(list items, list received) noexcept:
+    """Have the received ports take over from those among the items: from all, or from none when one can't be moved."""
+    cdef Py_ssize_t i
+    cdef MessagePort port
+    cdef bint movable = True
+    spin_acquire(&handles)
+    for i in range(len(items)):
+        if isinstance(items[i], MessagePort) and (<MessagePort>items[i])._posting != process_number:
+            movable = False
+    if movable:
+        for i in range(len(items)):
+            if isinstance(items[i], MessagePort):
+                (<MessagePort>items[i])._hand_over(<MessagePort>received[i])
+    spin_release(&handles)
+    return movable
 
 
 cdef object raise_closed(MessagePort port):
@@ -1177,36 +1350,35 @@ cdef class Receive:
 
     It takes a message when first stepped, and waits only then. A coroutine in all but type, so that ``create_task`` and
     ``wait_for`` take it. The iterator returns itself as each awaitable, unless the last one is still to be awaited.
+
+    Whoever claims ``_state`` from READY has all of this to itself, until it is READY again or FINISHED.
     """
 
     cdef MessagePort _port
     # Ends an async for when the channel is closed and drained.
     cdef bint _iterates
-    # Was returned by __anext__ and not finished since.
-    cdef bint _handed_out
-    cdef bint _finished
+    cdef shared_number _state
     # The coroutine that waits, once that has to be.
     cdef object _waiting
     # The exception that hands messages over, once there is one.
     cdef object _stop
 
     @staticmethod
-    cdef Receive make(MessagePort port, bint iterates):
+    cdef Receive make(MessagePort port, bint iterates, uint32_t state):
         cdef Receive self = Receive.__new__(Receive)
         self._port = port
         self._iterates = iterates
-        self._handed_out = self._finished = False
+        self._state = state
         return self
 
     def __aiter__(self):
         return self
 
     def __anext__(self):
-        if self._handed_out and not self._finished:
-            return Receive.make(self._port, True)
-        self._handed_out = True
-        self._finished = False
+        if not shared_claim(&self._state, FINISHED, STEPPING):
+            return Receive.make(self._port, True, READY)
         self._waiting = None
+        self._state = READY
         return self
 
     def __await__(self):
@@ -1223,19 +1395,22 @@ cdef class Receive:
         """Advance the wait, as a coroutine's ``send`` does."""
         self._begin()
         try:
-            return self._waiting.send(value)
+            result = self._waiting.send(value)
         except ChannelClosedError:
-            self._finished = True
+            self._state = FINISHED
             if self._iterates:
                 raise StopAsyncIteration from None
             raise
         except BaseException:
-            self._finished = True
+            self._state = FINISHED
             raise
+        self._state = READY
+        return result
 
     cdef int _begin(self) except -1:
-        if self._finished:
-            raise RuntimeError("cannot reuse already awaited areceive()")
+        if not shared_claim(&self._state, READY, STEPPING):
+            raise RuntimeError("cannot reuse already awaited areceive()" if self._state == FINISHED
+                               else "this areceive() is being awaited already")
         if self._waiting is None:
             # Whatever the last message was, it does not live on while this waits.
             self._stop = None
@@ -1246,16 +1421,24 @@ cdef class Receive:
         """Raise an exception in the wait, as a coroutine's ``throw`` does."""
         self._begin()
         try:
-            return self._waiting.throw(*exc_info)
+            result = self._waiting.throw(*exc_info)
         except BaseException:
-            self._finished = True
+            self._state = FINISHED
             raise
+        self._state = READY
+        return result
 
     def close(self):
         """End the wait, as a coroutine's ``close`` does."""
-        self._finished = True
-        if self._waiting is not None:
-            self._waiting.close()
+        if not shared_claim(&self._state, READY, STEPPING):
+            if self._state == FINISHED:
+                return
+            raise RuntimeError("this areceive() is being awaited already")
+        try:
+            if self._waiting is not None:
+                self._waiting.close()
+        finally:
+            self._state = FINISHED
 
 
 cdef int take_for_task(object awaitable, PyObject **message) noexcept:
@@ -1263,15 +1446,16 @@ cdef int take_for_task(object awaitable, PyObject **message) noexcept:
     cdef Receive self = <Receive>awaitable
     cdef MessagePort port = self._port
     cdef PyObject *item
-    if port is None or self._finished or self._waiting is not None:
+    if port is None or not port.attached() or port._without_waiting >= TASK_MESSAGES:
         return False
-    if not port.attached() or port._without_waiting >= TASK_MESSAGES:
+    if not shared_claim(&self._state, READY, STEPPING):
         return False
-    item = port.take()
+    item = NULL if self._waiting is not None else port.take()
     if item == NULL:
+        self._state = READY
         return False
     port._without_waiting += 1
-    self._finished = True
+    self._state = FINISHED
     if is_envelope(item):
         envelope = envelope_of(item)
         data = envelope.data
@@ -1288,12 +1472,19 @@ cdef object step_awaitable(object awaitable, object value):
 
 
 cdef PyObject *stop_for(object awaitable) noexcept:
-    """receive_stop: the StopIteration to use, borrowed. One that nobody else refers to is used again."""
+    """receive_stop: the StopIteration to use, owned. One that nobody else refers to is used again."""
     cdef Receive self = <Receive>awaitable
-    if Py_REFCNT(<PyObject *>self._stop) != 1:
-        self._stop = None
-        self._stop = StopIteration()
-    return NULL if self._stop is None else <PyObject *>self._stop
+    cdef object stop = None
+    if THREADS_AT_ONCE:
+        # Another thread may have dropped its reference without having finished what it read.
+        stop = StopIteration()
+    else:
+        if Py_REFCNT(<PyObject *>self._stop) != 1:
+            self._stop = None
+            self._stop = StopIteration()
+        stop = self._stop
+    Py_INCREF(stop)
+    return <PyObject *>stop
 
 
 receive_fast = take_for_task
@@ -1317,12 +1508,12 @@ cdef class MessageChannel:
     :raises ValueError: for a capacity below 1.
     """
 
+    # Set once, before anybody else sees the channel.
     cdef readonly MessagePort port1
     cdef readonly MessagePort port2
 
-    def __init__(self, *, capacity=None, copy=True):
-        if self.port1 is None:
-            self.port1, self.port2 = entangled_ports(MessagePort, capacity, copy)
+    def __cinit__(self, *, capacity=None, copy=True):
+        self.port1, self.port2 = entangled_ports(MessagePort, capacity, copy)
 
     @classmethod
     def __class_getitem__(cls, item):
@@ -1360,13 +1551,16 @@ def entangled_ports(type cls, capacity=None, copy=True):
 
 def queue_event(MessagePort port, Event event):
     """Dispatch `event` at `port` from a task of its context; False when nobody listens for it."""
-    cdef TaskQueue tasks = port.tasks()
-    if tasks is None:
-        tasks = current_tasks()
-    if not port._has_listener(event.type) or tasks.context.is_closed():
+    cdef TaskQueue tasks
+    if not port._listeners(event.type):
         return False
-    event.target = port
-    event.is_trusted = True
+    tasks = port._tasks_or_current()
+    if tasks is None or tasks.context.is_closed():
+        return False
+    with cython.critical_section(event):
+        former = event.target
+        event.target = port
+        event.is_trusted = True
     tasks.put(lambda: port._dispatch(event))
     return True
 
@@ -1408,7 +1602,7 @@ def wait(ports, timeout=None):
             try:
                 all_armed = True
                 for port in waited:
-                    all_armed = ring_arm(&port.inbox().inbox) == RING_ARMED and all_armed
+                    all_armed = port.attached() and ring_arm(&port.inbox().inbox) == RING_ARMED and all_armed
                 if all_armed:
                     park(&p, deadline)
             finally:
@@ -1421,7 +1615,7 @@ def wait(ports, timeout=None):
         parker_destroy(&p)
         PyMem_Free(waiters)
         for port in waited:
-            if port._attached == process_number or port._attached == 0:
+            if port.is_of_this_process():
                 tell(endpoint_pass_on(port.inbox()))
 
 
@@ -1469,14 +1663,17 @@ cdef int visit_tasks(waiter *first, visitproc visit, void *argument) noexcept:
 
 
 cdef int traverse_port(PyObject *o, visitproc visit, void *argument) noexcept:
-    cdef MessagePort self = <MessagePort>o
-    cdef Visit v = Visit(visit, argument)
     cdef int answer = traverse_fields_of_port(o, visit, argument)
-    if answer == 0 and self._channel != NULL and self._attached == process_number:
-        if self._channel.context[self._side] != NULL:
-            answer = visit(<PyObject *>self._channel.context[self._side], argument)
-        if answer == 0 and self._channel.listening[self._side ^ 1] != NULL:
-            answer = visit(<PyObject *>self._channel.listening[self._side ^ 1], argument)
+    return answer or visit_channel(<MessagePort>o, visit, argument)
+
+
+cdef int visit_channel(MessagePort self, visitproc visit, void *argument) noexcept:
+    """Visit what the attached port of a side stands for; takes no reference, and no lock: the world is stopped."""
+    cdef Visit v = Visit(visit, argument)
+    cdef int answer = 0
+    if self._channel != NULL and self.attached():
+        if self.outbox().listening != NULL:
+            answer = visit(<PyObject *>self.outbox().listening, argument)
         if answer == 0:
             answer = ring_visit(&self.inbox().inbox, visit_item, &v)
         if answer == 0:
@@ -1489,11 +1686,10 @@ cdef int traverse_port(PyObject *o, visitproc visit, void *argument) noexcept:
 cdef int clear_port(PyObject *o) noexcept:
     cdef MessagePort self = <MessagePort>o
     cdef int answer = clear_fields_of_port(o)
-    if self._channel != NULL and self._attached == process_number:
+    if self._channel != NULL and self.attached():
         self._posting = 0
         self._close()
         self.discard_messages()
-        self._leave_context()
     return answer
 
 

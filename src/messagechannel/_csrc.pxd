@@ -1,11 +1,23 @@
 """What the extension modules use of csrc/, whose headers say what everything means, and of CPython's types."""
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 
 cdef extern from "<stdbool.h>":
     ctypedef bint c_bool "bool"
+
+
+cdef extern from "shared.h" nogil:
+    enum: THREADS_AT_ONCE
+    ctypedef uint32_t shared_number
+    bint shared_claim(shared_number *n, uint32_t origin, uint32_t aim) noexcept
+
+
+cdef extern from "lock.h" nogil:
+    ctypedef uint32_t spin_lock
+    void spin_acquire(spin_lock *l) noexcept
+    void spin_release(spin_lock *l) noexcept
 
 
 cdef extern from "parker.h" nogil:
@@ -52,15 +64,15 @@ cdef extern from "channel.h" nogil:
         void *task
     ctypedef struct endpoint:
         ring inbox
+        spin_lock lock
         bint close_told
         waiter *receivers
         waiter *senders
+        void *listening
     ctypedef struct channel:
         endpoint side[2]
         int closed_by
         bint by_reference
-        void *context[2]
-        void *listening[2]
     enum: CHANNEL_OPEN
     channel *channel_new(size_t capacity, bint by_reference) noexcept
     void channel_incref(channel *c) noexcept

@@ -1,3 +1,16 @@
+from messagechannel._csrc cimport shared_number
+
+
+cdef enum:
+    # What an event target has listeners for.
+    HEARS_MESSAGE = 1
+    HEARS_CLOSE = 2
+    HEARS_ERROR = 4
+    HEARS_OTHERS = 8
+
+
+# Attributes of an event change in its critical section, where the properties read them too. What one of them held is let
+# go of after the section: letting go can run any code.
 cdef class Event:
     cdef readonly str type
     cdef readonly object target
@@ -17,15 +30,18 @@ cdef class MessageEvent(Event):
 
 
 cdef class EventTarget:
-    # Event type -> tuple of Registration, replaced as a whole; None until the first listener.
+    # Event type -> tuple of Registration; None until the first listener. Never changed, only replaced by _replace.
     cdef dict _registrations
+    # The HEARS_... of the types in it.
+    cdef shared_number _heard
 
-    cdef int _remove(self, object type, object registration) except -1
+    cdef tuple _listeners(self, str type)
+    cdef bint _replace(self, str type, tuple present, tuple wanted) except -1
+    cdef bint _remove(self, str type, object registration) except -1
     # For subclasses: the set of listeners has changed.
     cdef int _listeners_changed(self) except -1
     # For subclasses: run what was put into a task queue for this target; True when there may be more of it.
     cdef bint _run_task(self, object tasks) except -1
-    cdef bint _has_listener(self, str type)
     cdef object _handler(self, str type)
     cdef int _set_handler(self, str type, object handler) except -1
     cdef bint _dispatch(self, Event event) except -1

@@ -2,13 +2,16 @@
 # cython: embedsignature=True, embedsignature.format=clinic
 """Events and their targets, as far as channel messaging needs them (DOM Standard, "Events"; HTML, "MessageEvent")."""
 
+cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
+from libc.stdint cimport uint32_t
 
-from messagechannel._csrc cimport TypeSlots
+from messagechannel._csrc cimport TypeSlots, shared_number
 
 from messagechannel._context import report_on_running_loop
 
 cdef object GenericAlias = type(list[int])
+cdef tuple NOTHING = ()
 
 
 cdef object require_str(object value, str name):
@@ -32,17 +35,23 @@ cdef class Event:
     """
 
     def __init__(self, type, *, cancelable=False):
-        self.type = require_str(type, "type")
-        self.cancelable = bool(cancelable)
+        type = require_str(type, "type")
+        cancelable = bool(cancelable)
+        with cython.critical_section(self):
+            former = self.type
+            self.type = type
+            self.cancelable = cancelable
 
     def prevent_default(self):
         """Ask that the default action be left out; ``dispatch_event`` then returns False."""
-        if self.cancelable:
-            self.default_prevented = True
+        with cython.critical_section(self):
+            if self.cancelable:
+                self.default_prevented = True
 
     def stop_immediate_propagation(self):
         """Run no further listener for this event."""
-        self._stopped = True
+        with cython.critical_section(self):
+            self._stopped = True
 
     def __repr__(self):
         return f"<{type(self).__name__} {self.type!r}>"
@@ -69,11 +78,15 @@ cdef class MessageEvent(Event):
         for port in ports:
             if not isinstance(port, EventTarget):
                 raise TypeError(f"ports must be MessagePorts, not {port.__class__.__name__}")
-        self.data = data
-        self.origin = require_str(origin, "origin")
-        self.last_event_id = require_str(last_event_id, "last_event_id")
-        self.source = source
-        self.ports = ports
+        origin = require_str(origin, "origin")
+        last_event_id = require_str(last_event_id, "last_event_id")
+        with cython.critical_section(self):
+            former = (self.data, self.origin, self.last_event_id, self.source, self.ports)
+            self.data = data
+            self.origin = origin
+            self.last_event_id = last_event_id
+            self.source = source
+            self.ports = ports
 
     @classmethod
     def __class_getitem__(cls, item):
@@ -118,19 +131,36 @@ cdef Event trusted_event(str type, object target):
     return event
 
 
+@cython.final
 cdef class Registration:
     """One listener of one event type; ``handler`` marks the one behind the ``on...`` attribute."""
 
-    cdef object callback
+    # Read and replaced in the critical section of this object.
+    cdef object _callback
     cdef bint once
     cdef bint handler
     # A listener that is removed while its event is being dispatched no longer runs.
-    cdef bint removed
+    cdef shared_number removed
 
     def __cinit__(self, callback, bint once, bint handler):
-        self.callback = callback
+        self._callback = callback
         self.once = once
         self.handler = handler
+
+    cdef object callback(self):
+        with cython.critical_section(self):
+            return self._callback
+
+    cdef int replace(self, callback) except -1:
+        with cython.critical_section(self):
+            former = self._callback
+            self._callback = callback
+        return 0
+
+
+cdef int hears(str type) except -1:
+    return (HEARS_MESSAGE if type == "message" else HEARS_CLOSE if type == "close" else HEARS_ERROR if type == "error"
+            else HEARS_OTHERS)
 
 
 cdef void report(object error, object listener) noexcept:
@@ -160,27 +190,30 @@ cdef class EventTarget:
 
         :raises TypeError: for a type that is not a str or a listener that is not callable.
         """
-        require_str(type, "type")
+        cdef Registration registration
+        cdef tuple registrations
+        cdef str name = require_str(type, "type")
         if not callable(listener):
             raise TypeError(f"listener must be callable, not {listener.__class__.__name__}")
-        cdef Registration registration
-        if self._registrations is None:
-            self._registrations = {}
-        registrations = self._registrations.get(type, ())
-        for registration in registrations:
-            if not registration.handler and registration.callback == listener:
+        while True:
+            registrations = self._listeners(name)
+            for registration in registrations:
+                if not registration.handler and registration.callback() == listener:
+                    return
+            if self._replace(name, registrations, (*registrations, Registration(listener, once, False))):
+                self._listeners_changed()
                 return
-        self._registrations[type] = (*registrations, Registration(listener, once, False))
-        self._listeners_changed()
 
     def remove_event_listener(self, type, listener):
         """Call `listener` no more for events of `type`; nothing happens when it was not added."""
         cdef Registration registration
-        if self._registrations is None:
+        cdef str name
+        if not isinstance(type, str):
             return
-        for registration in self._registrations.get(type, ()):
-            if not registration.handler and registration.callback == listener:
-                self._remove(type, registration)
+        name = str(type)
+        for registration in self._listeners(name):
+            if not registration.handler and registration.callback() == listener:
+                self._remove(name, registration)
                 return
 
     def dispatch_event(self, event, /):
@@ -193,20 +226,55 @@ cdef class EventTarget:
         if not isinstance(event, Event):
             raise TypeError(f"event must be an Event, not {type(event).__name__}")
         cdef Event dispatched = event
-        if dispatched.current_target is not None:
+        cdef bint busy
+        with cython.critical_section(dispatched):
+            busy = dispatched.current_target is not None
+            if not busy:
+                former = dispatched.target
+                dispatched.target = self
+                dispatched.current_target = self
+                dispatched.is_trusted = False
+        if busy:
             raise RuntimeError(f"{event!r} is being dispatched already; make another Event")
-        dispatched.target = self
-        dispatched.is_trusted = False
         return self._dispatch(dispatched)
 
-    cdef int _remove(self, object type, object registration) except -1:
-        (<Registration>registration).removed = True
-        rest = tuple([r for r in self._registrations[type] if r is not registration])
-        if rest:
-            self._registrations[type] = rest
-        else:
-            del self._registrations[type]
-        return self._listeners_changed()
+    cdef tuple _listeners(self, str type):
+        cdef dict registrations
+        with cython.critical_section(self):
+            registrations = self._registrations
+        return NOTHING if registrations is None else registrations.get(type, NOTHING)
+
+    cdef bint _replace(self, str type, tuple present, tuple wanted) except -1:
+        """Make `wanted` the listeners of a type; False when they are no longer `present`, so that one looks again."""
+        cdef dict registrations, former
+        cdef uint32_t heard = 0
+        with cython.critical_section(self):
+            former = self._registrations
+            registrations = {} if former is None else former.copy()
+            if registrations.get(type, NOTHING) is not present:
+                return False
+            if wanted:
+                registrations[type] = wanted
+            else:
+                del registrations[type]
+            for name in registrations:
+                heard |= hears(name)
+            self._registrations = registrations
+            self._heard = heard
+        return True
+
+    cdef bint _remove(self, str type, object registration) except -1:
+        """Take a listener away; False when another thread has done so."""
+        cdef tuple registrations, rest
+        while True:
+            registrations = self._listeners(type)
+            rest = tuple([r for r in registrations if r is not registration])
+            if len(rest) == len(registrations):
+                return False
+            if self._replace(type, registrations, rest):
+                (<Registration>registration).removed = True
+                self._listeners_changed()
+                return True
 
     cdef int _listeners_changed(self) except -1:
         return 0
@@ -214,62 +282,61 @@ cdef class EventTarget:
     cdef bint _run_task(self, object tasks) except -1:
         return False
 
-    cdef bint _has_listener(self, str type):
-        return self._registrations is not None and type in self._registrations
-
     cdef object _handler(self, str type):
         cdef Registration registration
-        if self._registrations is not None:
-            for registration in self._registrations.get(type, ()):
-                if registration.handler:
-                    return registration.callback
+        for registration in self._listeners(type):
+            if registration.handler:
+                return registration.callback()
         return None
 
     cdef int _set_handler(self, str type, object handler) except -1:
         if handler is not None and not callable(handler):
             raise TypeError(f"on{type} must be callable or None, not {handler.__class__.__name__}")
         cdef Registration registration
-        if self._registrations is None:
-            self._registrations = {}
-        for registration in self._registrations.get(type, ()):
-            if registration.handler:
-                # A handler that replaces another keeps its place in the order.
-                if handler is None:
-                    self._remove(type, registration)
-                else:
-                    registration.callback = handler
+        cdef tuple registrations
+        while True:
+            registrations = self._listeners(type)
+            for registration in registrations:
+                if registration.handler:
+                    # A handler that replaces another keeps its place in the order.
+                    if handler is None:
+                        self._remove(type, registration)
+                    else:
+                        registration.replace(handler)
+                    return 0
+            if handler is None:
                 return 0
-        if handler is not None:
-            self._registrations[type] = (*self._registrations.get(type, ()), Registration(handler, False, True))
-            self._listeners_changed()
-        return 0
+            if self._replace(type, registrations, (*registrations, Registration(handler, False, True))):
+                self._listeners_changed()
+                return 0
 
     cdef bint _dispatch(self, Event event) except -1:
         cdef Registration registration
-        cdef tuple registrations
-        if self._registrations is not None:
-            registrations = self._registrations.get(event.type, ())
+        cdef str type
+        with cython.critical_section(event):
+            type = event.type
             event.current_target = self
             event._stopped = False
-            ending = None
-            try:
-                for registration in registrations:
-                    if registration.removed:
-                        continue
-                    if registration.once:
-                        self._remove(event.type, registration)
-                    try:
-                        registration.callback(event)
-                    except (KeyboardInterrupt, SystemExit) as error:
-                        ending = error
-                    except BaseException as error:
-                        report(error, registration.callback)
-                    if event._stopped:
-                        break
-            finally:
+        ending = None
+        try:
+            for registration in self._listeners(type):
+                # Of several threads that dispatch here at once, one gets to call a listener that is called once.
+                if registration.removed or registration.once and not self._remove(type, registration):
+                    continue
+                callback = registration.callback()
+                try:
+                    callback(event)
+                except (KeyboardInterrupt, SystemExit) as error:
+                    ending = error
+                except BaseException as error:
+                    report(error, callback)
+                if event._stopped:
+                    break
+        finally:
+            with cython.critical_section(event):
                 event.current_target = None
-            if ending is not None:
-                raise ending
+        if ending is not None:
+            raise ending
         return not event.default_prevented
 
 

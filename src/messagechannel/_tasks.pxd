@@ -1,4 +1,4 @@
-from messagechannel._csrc cimport ring, visitproc
+from messagechannel._csrc cimport ring, shared_number, visitproc
 from messagechannel._events cimport EventTarget
 
 
@@ -10,10 +10,10 @@ cdef class Repeated:
 cdef class TaskQueue:
     cdef ring _ring
     cdef readonly object context
-    # What the last turn did not finish.
+    # What the last turn did not finish; `run` alone touches it.
     cdef Repeated _unfinished
-    # The context refused to schedule, but is not closed: try again with the next task.
-    cdef bint _refused
+    # The context refused to schedule, but is not closed: whoever claims this tries again, with the next task.
+    cdef shared_number _refused
 
     cdef void forget(self) noexcept
     cpdef int put(self, task) except -1

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t, uintptr_t
 
 from messagechannel._csrc cimport (
     RING_ARMED, RING_WAKE, TypeSlots, c_bool, inquiry, parker_now, ring_arm, ring_destroy, ring_init, ring_pop,
-    ring_push, ring_visit, steal, traverseproc, visitproc,
+    ring_push, ring_visit, shared_claim, steal, traverseproc, visitproc,
 )
 from messagechannel._events cimport EventTarget
 
@@ -36,7 +36,8 @@ cdef class TaskQueue:
     """What is to be run in one context, in order: a ring of tasks, woken once per burst.
 
     A task is an event target that has something to dispatch, a Repeated one, or any callable; the ring owns a reference
-    to each. The ring is armed whenever ``run`` neither runs nor is scheduled.
+    to each. The ring is armed whenever ``run`` neither runs nor is scheduled. So ``run`` is scheduled once at a time, and
+    runs in one thread at a time: a loop's own, or the dispatcher thread.
     """
 
     def __cinit__(self, context):
@@ -65,7 +66,7 @@ cdef class TaskQueue:
         if outcome < 0:
             Py_DECREF(task)
             raise MemoryError
-        if outcome & RING_WAKE or self._refused:
+        if outcome & RING_WAKE or shared_claim(&self._refused, True, False):
             self._schedule()
         elif self.context.is_closed():
             self.forget()
@@ -75,12 +76,13 @@ cdef class TaskQueue:
         return self.put(Repeated(target, times))
 
     cdef int _schedule(self) except -1:
-        # Until it has worked: whatever is raised, the next task tries again.
-        self._refused = True
         try:
             self.context.schedule(self.run)
-            self._refused = False
-        except RuntimeError:
+        except BaseException as error:
+            # Whatever was raised, the next task tries again.
+            self._refused = True
+            if not isinstance(error, RuntimeError):
+                raise
             # A closed loop, or an interpreter that starts no more threads. Messages wait at their ports.
             if self.context.is_closed():
                 self.forget()
@@ -137,7 +139,8 @@ cdef TaskQueue current_tasks():
     """Return the task queue of the context that runs here."""
     context = current_context()
     if context.tasks is None:
-        context.tasks = TaskQueue(context)
+        # Whoever comes first: all threads without a loop share one context.
+        vars(context).setdefault("tasks", TaskQueue(context))
     return context.tasks
 
 

@@ -1,5 +1,6 @@
 """Worker: another context that runs a function, and the port that leads to it."""
 
+from _thread import RLock
 from itertools import count
 
 from messagechannel._core import ChannelClosedError, MessagePort, entangled_ports, queue_event
@@ -11,6 +12,8 @@ EXIT_PATIENCE = 1.0
 _numbers = count(1)
 # Thread -> weak reference to its Worker, while the thread runs.
 _running = {}
+# Held while a worker is entered there, or takes a name.
+_entering = RLock()
 
 
 def _close_workers_at_exit():
@@ -62,15 +65,16 @@ class Worker(MessagePort):
         self, port = entangled_ports(cls)
         self._error_event = None
         self._error_lock = threading.RLock()
-        self._thread = threading.Thread(
-            target=_run, args=(target, port, args, ref(self)), name=name or f"Worker-{next(_numbers)}", daemon=True
-        )
-        if not _running:
-            import atexit
+        with _entering:
+            self._thread = threading.Thread(
+                target=_run, args=(target, port, args, ref(self)), name=name or f"Worker-{next(_numbers)}", daemon=True
+            )
+            if not _running:
+                import atexit
 
-            atexit.unregister(_close_workers_at_exit)
-            atexit.register(_close_workers_at_exit)
-        _running[self._thread] = ref(self)
+                atexit.unregister(_close_workers_at_exit)
+                atexit.register(_close_workers_at_exit)
+            _running[self._thread] = ref(self)
         try:
             self._thread.start()
         except BaseException:
