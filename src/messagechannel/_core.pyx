@@ -1199,56 +1199,67 @@ cdef class MessagePort(EventTarget):
         """Put the close event into the context, once it is due."""
         cdef MessagePort port = self
         cdef TaskQueue tasks
+        cdef bint due
         try:
             # The last message may have been taken by an old handle, in the very moment of the transfer.
             while THREADS_AT_ONCE and port is not None and not port.attached():
                 port = port.heir()
-            if port is not None and port._close_event_is_due(False):
+            if port is None or port._channel.closed_by == CHANNEL_OPEN:
+                return
+            spin_acquire(&port.inbox().lock)
+            due = port._close_event_is_due()
+            spin_release(&port.inbox().lock)
+            if due:
                 tasks = port._tasks_or_current()
                 if tasks is not None:
                     tasks.put(port)
         except BaseException:
             PyErr_WriteUnraisable(self)
 
-    cdef bint _close_event_is_due(self, bint tell_it) noexcept:
+    cdef bint _close_event_is_due(self) noexcept:
         """Tell whether the other side has closed, the queue is drained, and a listener has not been told.
 
-        With `tell_it`, it has been from now on.
+        The endpoint's lock is held.
         """
-        cdef endpoint *e = self.inbox()
-        cdef bint due
-        if self._channel.closed_by != <int>(self._side ^ 1) or not self._heard & HEARS_CLOSE:
-            return False
-        spin_acquire(&e.lock)
-        due = self.attached() and not e.close_told and ring_drained(&e.inbox)
-        if due and tell_it:
-            e.close_told = True
-        spin_release(&e.lock)
-        return due
+        return (self._channel.closed_by == <int>(self._side ^ 1) and not self.inbox().close_told
+                and (self._heard & HEARS_CLOSE) != 0 and ring_drained(&self.inbox().inbox))
 
     cdef bint _run_task(self, object tasks) except -1:
-        """Dispatch the oldest message, or else the close event; False when there was neither to dispatch here."""
+        """Dispatch the oldest message, or else the close event; False when there was neither to dispatch here.
+
+        What is dispatched is taken together with the listeners, under the lock without which none can be taken away.
+        """
         cdef endpoint *e = self.inbox()
-        cdef PyObject *item
-        cdef bint dispatches, here
-        cdef size_t number = 0
-        spin_acquire(&e.lock)
+        cdef PyObject *item = NULL
+        cdef dict registrations
+        cdef size_t number
+        cdef bint here, dispatches, taken_before = False, ended = False
+        cdef c_bool attention = False
+        while True:
+            registrations = self._all_listeners()
+            spin_acquire(&e.lock)
+            if <void *>self._registrations == <void *>registrations:
+                break
+            spin_release(&e.lock)
         here = self.attached() and <void *>self._tasks == <void *>tasks
-        dispatches = here and self._started and self._heard & HEARS_MESSAGE
+        dispatches = here and self._started and (self._heard & HEARS_MESSAGE) != 0
         if dispatches:
             self._next_task += 1
             number = self._next_task
+            if ring_popped(&e.inbox) < number:
+                item = <PyObject *>endpoint_take(e, &attention)
+            # Asked anew: others may have taken it meanwhile.
+            taken_before = item == NULL and ring_popped(&e.inbox) >= number and not ring_drained(&e.inbox)
+        if here and item == NULL and not taken_before and self._close_event_is_due():
+            ended = e.close_told = True
         spin_release(&e.lock)
-        if dispatches:
-            item = NULL if ring_popped(&e.inbox) >= number else self.take()
-            if item != NULL:
-                self._dispatch(self.event_of(item))
-                return True
-            if ring_popped(&e.inbox) >= number and not ring_drained(&e.inbox):
-                return True
-        if here and self._close_event_is_due(True):
-            self._dispatch(trusted_event("close", self))
-        return False
+        if attention:
+            self.attend()
+        if item != NULL:
+            self._dispatch(self.event_of(item), registrations["message"])
+        elif ended:
+            self._dispatch(trusted_event("close", self), registrations["close"])
+        return item != NULL or taken_before
 
     @property
     def onmessage(self):
@@ -1552,7 +1563,10 @@ def entangled_ports(type cls, capacity=None, copy=True):
 def queue_event(MessagePort port, Event event):
     """Dispatch `event` at `port` from a task of its context; False when nobody listens for it."""
     cdef TaskQueue tasks
-    if not port._listeners(event.type):
+    cdef str kind
+    with cython.critical_section(event):
+        kind = event.type
+    if not port._listeners(kind):
         return False
     tasks = port._tasks_or_current()
     if tasks is None or tasks.context.is_closed():
@@ -1561,7 +1575,7 @@ def queue_event(MessagePort port, Event event):
         former = event.target
         event.target = port
         event.is_trusted = True
-    tasks.put(lambda: port._dispatch(event))
+    tasks.put(lambda: port._dispatch(event, port._listeners(kind)))
     return True
 
 

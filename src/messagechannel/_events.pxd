@@ -35,6 +35,7 @@ cdef class EventTarget:
     # The HEARS_... of the types in it.
     cdef shared_number _heard
 
+    cdef dict _all_listeners(self)
     cdef tuple _listeners(self, str type)
     cdef bint _replace(self, str type, tuple present, tuple wanted) except -1
     cdef bint _remove(self, str type, object registration) except -1
@@ -44,7 +45,7 @@ cdef class EventTarget:
     cdef bint _run_task(self, object tasks) except -1
     cdef object _handler(self, str type)
     cdef int _set_handler(self, str type, object handler) except -1
-    cdef bint _dispatch(self, Event event) except -1
+    cdef bint _dispatch(self, Event event, tuple registrations) except -1
 
 
 cdef MessageEvent message_event(object data, tuple ports, object target)

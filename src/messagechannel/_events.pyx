@@ -54,7 +54,9 @@ cdef class Event:
             self._stopped = True
 
     def __repr__(self):
-        return f"<{type(self).__name__} {self.type!r}>"
+        with cython.critical_section(self):
+            kind = self.type
+        return f"<{type(self).__name__} {kind!r}>"
 
 
 cdef class MessageEvent(Event):
@@ -93,7 +95,10 @@ cdef class MessageEvent(Event):
         return GenericAlias(cls, item)
 
     def __repr__(self):
-        return f"<{type(self).__name__} {self.type!r} data={self.data!r}>"
+        with cython.critical_section(self):
+            kind = self.type
+            data = self.data
+        return f"<{type(self).__name__} {kind!r} data={data!r}>"
 
 
 class ErrorEvent(Event):
@@ -227,7 +232,9 @@ cdef class EventTarget:
             raise TypeError(f"event must be an Event, not {type(event).__name__}")
         cdef Event dispatched = event
         cdef bint busy
+        cdef str type_of_event
         with cython.critical_section(dispatched):
+            type_of_event = dispatched.type
             busy = dispatched.current_target is not None
             if not busy:
                 former = dispatched.target
@@ -236,12 +243,14 @@ cdef class EventTarget:
                 dispatched.is_trusted = False
         if busy:
             raise RuntimeError(f"{event!r} is being dispatched already; make another Event")
-        return self._dispatch(dispatched)
+        return self._dispatch(dispatched, self._listeners(type_of_event))
+
+    cdef dict _all_listeners(self):
+        with cython.critical_section(self):
+            return self._registrations
 
     cdef tuple _listeners(self, str type):
-        cdef dict registrations
-        with cython.critical_section(self):
-            registrations = self._registrations
+        cdef dict registrations = self._all_listeners()
         return NOTHING if registrations is None else registrations.get(type, NOTHING)
 
     cdef bint _replace(self, str type, tuple present, tuple wanted) except -1:
@@ -310,8 +319,10 @@ cdef class EventTarget:
                 self._listeners_changed()
                 return 0
 
-    cdef bint _dispatch(self, Event event) except -1:
+    cdef bint _dispatch(self, Event event, tuple registrations) except -1:
+        """Call the listeners that there were when the event came about."""
         cdef Registration registration
+        cdef bint called = False
         cdef str type
         with cython.critical_section(event):
             type = event.type
@@ -319,10 +330,15 @@ cdef class EventTarget:
             event._stopped = False
         ending = None
         try:
-            for registration in self._listeners(type):
-                # Of several threads that dispatch here at once, one gets to call a listener that is called once.
-                if registration.removed or registration.once and not self._remove(type, registration):
+            for registration in registrations:
+                # One that an earlier listener takes away is not called. Until one is called, only another thread can
+                # have done that, and came too late: a message that was taken for its listener is not lost.
+                if called and registration.removed:
                     continue
+                # Of several threads that dispatch here at once, one gets to call a listener that is called once.
+                if registration.once and not self._remove(type, registration):
+                    continue
+                called = True
                 callback = registration.callback()
                 try:
                     callback(event)

@@ -1,0 +1,853 @@
+"""Any number of threads on the same ports, listeners, events and awaitables, with an exact account of every message.
+
+They run on every build. Where there is a GIL they meet few races; they are written for the builds without one.
+"""
+
+import asyncio
+import gc
+import queue
+import sys
+import sysconfig
+import threading
+import time
+from collections import Counter, defaultdict
+
+import pytest
+from loops import GUARD, Collector
+
+from messagechannel import (
+    ChannelClosedError,
+    DataCloneError,
+    Event,
+    EventTarget,
+    MessageChannel,
+    MessageEvent,
+    Worker,
+    structured_clone,
+    wait,
+)
+
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
+# How often a race is tried that one attempt seldom meets.
+TRIES = 2000 if FREE_THREADED else 300
+
+
+@pytest.fixture(autouse=True)
+def _threads_take_turns_often():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+def run_threads(*functions):
+    """Run each function in a thread of its own, all from one moment on; return what they return, raise what they raise."""
+    start = threading.Barrier(len(functions))
+    results = [None] * len(functions)
+    errors = []
+
+    def run(index):
+        try:
+            start.wait(GUARD)
+            results[index] = functions[index]()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(index,), daemon=True) for index in range(len(functions))]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + 3 * GUARD
+    for thread in threads:
+        thread.join(max(0, end - time.monotonic()))
+    if errors:
+        raise errors[0]
+    assert not any(thread.is_alive() for thread in threads), "a thread hangs"
+    return results
+
+
+def assert_each_once(received, sent):
+    missing, surplus = Counter(sent) - Counter(received), Counter(received) - Counter(sent)
+    assert not missing, f"{len(missing)} lost, such as {next(iter(missing))}"
+    assert not surplus, f"{len(surplus)} out of nowhere, such as {next(iter(surplus))}"
+
+
+def assert_in_order(messages):
+    """Each sender's messages, which are pairs of a sender and a number, come in ascending order."""
+    last = defaultdict(lambda: -1)
+    for sender, number in messages:
+        assert number > last[sender], f"{number} of sender {sender} came after {last[sender]}"
+        last[sender] = number
+
+
+def sender(name, port_now, number, send_one=None):
+    """Return a function that sends pairs through whatever port is current, and returns those that were sent."""
+
+    def run():
+        sent = []
+        for i in range(number):
+            try:
+                if send_one is None:
+                    port_now().send((name, i), timeout=GUARD)
+                else:
+                    send_one(port_now(), (name, i))
+                sent.append((name, i))
+            except ChannelClosedError:
+                pass
+        return sent
+
+    return run
+
+
+# ---- the build ----
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="this Python has a GIL")
+def test_importing_everything_leaves_the_gil_off(run_python):
+    result = run_python("""
+import sys, messagechannel, messagechannel.worker, messagechannel.__main__
+print(sys._is_gil_enabled())""")
+    assert (result.stdout, result.stderr) == ("False\n", "")
+
+
+# ---- one port, many threads ----
+
+
+@pytest.mark.parametrize("capacity", [None, 3])
+def test_many_senders_and_many_receivers(capacity):
+    a, b = MessageChannel(capacity=capacity)
+    number = 3000
+
+    def receive_singly():
+        return [*b]
+
+    def receive_in_batches():
+        received = []
+        while True:
+            try:
+                received += b.receive_many(7)
+            except ChannelClosedError:
+                return received
+
+    def send_all():
+        sent = run_threads(
+            sender("one", lambda: a, number),
+            sender("two", lambda: a, number),
+            lambda: a.send_many(("many", i) for i in range(number)) or [("many", i) for i in range(number)],
+        )
+        a.close()
+        return sum(sent, [])
+
+    sent, *received = run_threads(send_all, receive_singly, receive_singly, receive_in_batches)
+    assert_each_once(sum(received, []), sent)
+    for each in received:
+        assert_in_order(each)
+    assert len(sent) == 3 * number
+
+
+def test_whoever_has_posted_finds_a_message_to_take():
+    # Each thread takes no more than all have posted before, so at no time is the queue empty for one that takes.
+    a, b = MessageChannel()
+
+    def post_and_take():
+        for i in range(4 * TRIES):
+            a.post_message(i)
+            b.receive_nowait()
+
+    run_threads(*[post_and_take] * 4)
+    assert len(b) == 0
+
+
+def test_a_close_lets_each_message_arrive_or_be_refused():
+    for _ in range(TRIES // 10):
+        a, b = MessageChannel()
+
+        def close(port=b):
+            time.sleep(0)
+            port.close()
+
+        def receive_all(port=b):
+            return [*port]
+
+        *sent, received, _ = run_threads(
+            sender("one", lambda port=a: port, 40), sender("two", lambda port=a: port, 40), receive_all, close
+        )
+        assert_each_once(received, sum(sent, []))
+
+
+def test_statistics_are_whole_at_any_time():
+    a, b = MessageChannel()
+    number = 10 * TRIES
+    done = threading.Event()
+
+    def post():
+        for i in range(number):
+            a.post_message(i)
+
+    def take():
+        taken = 0
+        while taken < 2 * number:
+            try:
+                b.receive_nowait()
+                taken += 1
+            except queue.Empty:
+                pass
+        done.set()
+
+    def look():
+        received = 0
+        while not done.is_set():
+            figures = b.statistics()
+            assert received <= figures.received <= 2 * number
+            assert figures.waiting <= 2 * number
+            assert figures.received <= a.statistics().posted
+            received = figures.received
+
+    run_threads(post, post, take, look, look)
+    assert (a.statistics().posted, b.statistics().received, len(b)) == (2 * number, 2 * number, 0)
+
+
+# ---- transfer ----
+
+
+class Travelling:
+    """A port that one thread transfers again and again while others use whatever handle is the current one."""
+
+    def __init__(self, port):
+        self.port = port
+        self.going = True
+        self._out, self._in = MessageChannel()
+
+    def now(self):
+        return self.port
+
+    def travel(self):
+        transfers = 0
+        while self.going:
+            self._out.post_message(None, [self.port])
+            (self.port,) = self._in.receive_event().ports
+            transfers += 1
+        return transfers
+
+    def while_travelling(self, *functions):
+        def work():
+            try:
+                return run_threads(*functions)
+            finally:
+                self.going = False
+
+        results, transfers = run_threads(work, self.travel)
+        assert transfers > 10
+        return results
+
+
+@pytest.mark.parametrize("capacity", [None, 2])
+def test_a_port_that_is_transferred_meanwhile_loses_and_doubles_no_message(capacity):
+    a, b = MessageChannel(capacity=capacity)
+    traveller = Travelling(a)
+    number = 2 * TRIES
+    total = [0] * 2
+
+    def receive_elsewhere(index):
+        received = []
+        while True:
+            try:
+                received.append(b.receive(timeout=0.2))
+            except TimeoutError:
+                if total[0]:
+                    return received
+
+    def send_to_traveller():
+        sent = sender("other", lambda: b, number)()
+        total[1] = len(sent)
+        return sent
+
+    def receive_at_traveller():
+        received = []
+        while len(received) < (total[1] or number):
+            try:
+                received.append(traveller.now().receive(timeout=GUARD))
+            except ChannelClosedError:
+                pass
+        return received
+
+    def send_through_traveller():
+        sent = run_threads(
+            sender("one", traveller.now, number),
+            sender("two", traveller.now, number),
+            sender("three", traveller.now, number // 10, lambda port, message: port.send_many([message])),
+        )
+        total[0] = 1
+        return sum(sent, [])
+
+    received, there, sent, back = traveller.while_travelling(
+        lambda: receive_elsewhere(0), receive_at_traveller, send_through_traveller, send_to_traveller
+    )
+    assert_each_once(received, sent)
+    assert_in_order(received)
+    assert_each_once(there, back)
+    assert_in_order(there)
+
+
+def test_who_waits_at_a_handle_that_goes_finds_out():
+    def outcome(call):
+        try:
+            return call()
+        except ChannelClosedError:
+            return "gone"
+
+    for _ in range(TRIES // 5):
+        a, b = MessageChannel(capacity=1)
+        b.post_message("full")
+        out, arrival = MessageChannel()
+        outcomes = run_threads(
+            lambda port=b: outcome(lambda: port.receive(timeout=GUARD)),
+            lambda port=b: outcome(lambda: port.send("more", timeout=GUARD)),
+            lambda port=b: [each.closed for each in wait([port], timeout=GUARD)],
+            lambda port=b, out=out: out.post_message(None, [port]),
+        )
+        assert outcomes == ["gone", "gone", [True], None]
+        assert not arrival.receive_event().ports[0].closed
+        assert a.receive() == "full"
+
+
+def test_a_port_that_two_threads_transfer_goes_to_one():
+    def transfer(out, *ports):
+        try:
+            out.post_message(None, ports)
+        except DataCloneError:
+            return 0
+        return 1
+
+    def clone(port):
+        try:
+            return structured_clone(port, transfer=[port])
+        except DataCloneError:
+            return None
+
+    for _ in range(TRIES // 10):
+        (a, b), (c, d) = MessageChannel(), MessageChannel()
+        out, arrival = MessageChannel()
+        done = run_threads(lambda out=out, b=b, c=c: transfer(out, b, c), lambda out=out, b=b, c=c: transfer(out, c, b))
+        assert sorted(done) == [0, 1]
+        ports = arrival.receive_event().ports
+        assert len(arrival) == 0
+        assert not any(port.closed for port in (a, d, *ports))
+        for mine, its in zip((a, d) if done[0] else (d, a), ports):
+            mine.post_message("through")
+            assert its.receive_nowait() == "through"
+        clones = run_threads(lambda a=a: clone(a), lambda a=a: clone(a))
+        assert sum(each is not None for each in clones) == 1
+        assert not (clones[0] or clones[1]).closed
+
+
+def test_of_a_transfer_and_a_close_one_comes_first():
+    def transfer(out, port):
+        try:
+            out.post_message(None, [port])
+        except DataCloneError:
+            return False
+        return True
+
+    for _ in range(TRIES // 10):
+        a, b = MessageChannel()
+        out, arrival = MessageChannel()
+        transferred, _ = run_threads(lambda out=out, b=b: transfer(out, b), lambda b=b: b.close())
+        assert a.closed == (not transferred)
+        if transferred:
+            assert not arrival.receive_event().ports[0].closed
+
+
+# ---- listeners ----
+
+
+def test_first_listeners_of_many_threads_share_one_dispatcher(run_python):
+    # The first use of everything that is made on first use.
+    code = """
+import threading
+from messagechannel import MessageChannel
+N = 8
+start, done, threads = threading.Barrier(N), threading.Semaphore(0), set()
+def use(number):
+    a, b = MessageChannel()
+    keep.append(b)
+    start.wait()
+    def listener(event):
+        threads.add(threading.current_thread())
+        done.release()
+    b.onmessage = listener
+    for i in range(10):
+        a.post_message(i)
+keep = []
+users = [threading.Thread(target=use, args=(number,)) for number in range(N)]
+[user.start() for user in users]
+[user.join() for user in users]
+print(all(done.acquire(timeout=10) for _ in range(10 * N)), len(threads))
+"""
+    for _ in range(8):
+        result = run_python(code)
+        assert (result.stdout, result.stderr) == ("True 1\n", "")
+
+
+@pytest.mark.parametrize("where", ["dispatcher", "asyncio"])
+def test_listeners_that_come_and_go_under_fire_miss_nothing(where):
+    a, b = MessageChannel()
+    collector = Collector()
+    number = 3 * TRIES
+    going = True
+
+    def change_listeners():
+        def listener(event):
+            collector(event)
+
+        while going:
+            b.add_event_listener("message", listener)
+            b.remove_event_listener("message", listener)
+
+    def change_handler():
+        while going:
+            b.onmessage = collector
+            b.onmessage = None
+
+    def take():
+        taken = []
+        while going:
+            try:
+                taken.append(b.receive_nowait())
+            except queue.Empty:
+                time.sleep(0.0001)
+        return taken
+
+    def post_all():
+        nonlocal going
+        run_threads(*[lambda name=name: [a.post_message((name, i)) for i in range(number)] for name in "xy"])
+        going = False
+
+    b.start()
+
+    def work():
+        _, _, taken, _ = run_threads(change_listeners, change_handler, take, post_all)
+        return taken
+
+    if where == "dispatcher":
+        taken = work()
+        b.onmessage = collector
+        collector.wait_for(2 * number - len(taken))
+    else:
+
+        async def main():
+            b.start()
+            taken = await asyncio.to_thread(work)
+            b.onmessage = collector
+            for _ in range(2000):
+                if len(collector.data) + len(taken) >= 2 * number:
+                    break
+                await asyncio.sleep(0.01)
+            return taken
+
+        taken = asyncio.run(main())
+    # Two listeners may have heard the same message; the order tells nothing of it between them.
+    assert_each_once({*collector.data, *taken}, [(name, i) for name in "xy" for i in range(number)])
+    assert not {*collector.data} & {*taken}
+
+
+def test_a_started_port_hears_every_message_of_many_senders():
+    a, b = MessageChannel()
+    collector = Collector()
+    number = 4 * TRIES
+
+    def listener(event):
+        # Posted from within, while others post.
+        if event.data[0] == "x" and event.data[1] % 16 == 0:
+            a.post_message(("echo", event.data[1]))
+        collector(event)
+
+    b.onmessage = listener
+    run_threads(*[lambda name=name: [a.post_message((name, i)) for i in range(number)] for name in "xyz"])
+    echoes = [("echo", i) for i in range(0, number, 16)]
+    collector.wait_for(3 * number + len(echoes))
+    assert_each_once(collector.data, [(name, i) for name in "xyz" for i in range(number)] + echoes)
+    assert_in_order(collector.data)
+
+
+def test_a_close_is_heard_once_and_after_every_message_that_was_sent():
+    for _ in range(TRIES // 10):
+        a, b = MessageChannel()
+        heard = Collector()
+        b.onmessage = heard
+        b.onclose = heard
+
+        *sent, _ = run_threads(
+            sender("one", lambda a=a: a, 25),
+            sender("two", lambda a=a: a, 25, lambda port, message: port.send_many([message])),
+            lambda a=a: time.sleep(0) or a.close(),
+        )
+        expected = sum(sent, [])
+        heard.wait_for(len(expected) + 1)
+        assert heard.data[-1] == "close"
+        assert_each_once(heard.data[:-1], expected)
+
+
+def test_the_last_taker_of_a_closed_channel_lets_the_close_be_heard():
+    # At a handle that is transferred just then, the last message is taken; the listener is at the new handle.
+    for _ in range(TRIES // 5):
+        a, b = MessageChannel()
+        out, arrival = MessageChannel()
+        a.post_message("last")
+        a.close()
+        heard = Collector()
+
+        def take(port=b):
+            try:
+                return port.receive(timeout=0)
+            except (ChannelClosedError, TimeoutError):
+                return None
+
+        def move(port=b, out=out, arrival=arrival, heard=heard):
+            out.post_message(None, [port])
+            (moved,) = arrival.receive_event().ports
+            moved.onclose = heard
+            return moved
+
+        taken, moved = run_threads(take, move)
+        assert (taken or moved.receive_nowait()) == "last"
+        heard.wait_for(1)
+
+
+def test_messages_are_heard_on_a_handle_that_keeps_travelling():
+    a, b = MessageChannel()
+    collector = Collector()
+    traveller = Travelling(b)
+    number = TRIES
+
+    def listen():
+        while traveller.going:
+            traveller.now().onmessage = collector
+            time.sleep(0)
+
+    def post():
+        sent = run_threads(*[sender(name, lambda: a, number) for name in "xy"])
+        traveller.going = False
+        return sum(sent, [])
+
+    sent, _ = traveller.while_travelling(post, listen)
+    traveller.now().onmessage = collector
+    collector.wait_for(2 * number)
+    assert_each_once(collector.data, sent)
+
+
+# ---- events ----
+
+
+def test_an_event_is_dispatched_by_one_thread_at_a_time():
+    inside = []
+    overlaps = []
+    targets = [EventTarget() for _ in range(2)]
+
+    def listener(event):
+        inside.append(event)
+        if len(inside) > 1:
+            overlaps.append(event.target)
+        assert event.current_target is event.target
+        inside.pop()
+
+    for target in targets:
+        target.add_event_listener("x", listener)
+    event = Event("x", cancelable=True)
+    refused = []
+
+    def dispatch(target):
+        for _ in range(2 * TRIES):
+            try:
+                target.dispatch_event(event)
+            except RuntimeError:
+                refused.append(1)
+
+    run_threads(*[lambda target=target: dispatch(target) for target in targets * 2])
+    assert not overlaps
+    assert event.current_target is None
+    assert event.target in targets
+
+
+def test_what_an_event_holds_may_be_replaced_while_others_read_it():
+    event = MessageEvent("x")
+    target = EventTarget()
+    going = True
+
+    def replace():
+        nonlocal going
+        for i in range(4 * TRIES):
+            MessageEvent.__init__(event, f"type {i}", data=[i], origin=f"from {i}", source=EventTarget())
+        going = False
+
+    def dispatch():
+        while going:
+            EventTarget().dispatch_event(event)
+
+    def read():
+        while going:
+            assert isinstance(event.data, list | None)
+            assert event.type.startswith(("x", "type"))
+            assert isinstance(event.origin, str)
+            assert isinstance(event.source, EventTarget | None)
+            assert isinstance(event.target, EventTarget | None)
+            assert repr(event).startswith("<MessageEvent ")
+
+    run_threads(replace, dispatch, read, read)
+    assert target is not event.target
+
+
+def test_a_listener_for_one_event_is_called_once_by_many_threads():
+    for _ in range(TRIES // 10):
+        target = EventTarget()
+        calls = []
+        target.add_event_listener("x", calls.append, once=True)
+        run_threads(*[lambda target=target: target.dispatch_event(Event("x"))] * 3)
+        assert len(calls) == 1
+
+
+def test_listeners_that_many_threads_add_are_all_there_once():
+    for _ in range(TRIES // 10):
+        target = EventTarget()
+        calls = []
+
+        def shared(event, calls=calls):
+            calls.append("shared")
+
+        def add(name, target=target, calls=calls, shared=shared):
+            target.add_event_listener("x", lambda event: calls.append(name))
+            target.add_event_listener("x", shared)
+
+        run_threads(*[lambda name=name, add=add: add(name) for name in "abc"])
+        target.dispatch_event(Event("x"))
+        assert sorted(calls) == ["a", "b", "c", "shared"]
+
+
+def test_a_handler_that_is_replaced_while_it_is_called():
+    a, b = MessageChannel()
+    going = True
+
+    class Handler:
+        def __call__(self, event):
+            self.called = True
+
+    def replace():
+        for _ in range(10 * TRIES):
+            b.onmessageerror = Handler()
+        nonlocal going
+        going = False
+
+    def call():
+        while going:
+            b.dispatch_event(Event("messageerror"))
+            assert b.onmessageerror is None or isinstance(b.onmessageerror, Handler)
+
+    run_threads(replace, call, call)
+    a.close()
+
+
+# ---- awaitables ----
+
+
+def test_loops_in_many_threads_share_one_async_iterator():
+    a, b = MessageChannel()
+    shared = b.__aiter__()
+    number = 4 * TRIES
+
+    def iterate():
+        async def main():
+            return [message async for message in shared]
+
+        return asyncio.run(main())
+
+    def post():
+        for i in range(number):
+            a.post_message(i)
+        a.close()
+
+    _, *received = run_threads(post, *[iterate] * 3)
+    assert_each_once(sum(received, []), range(number))
+
+
+def test_an_awaitable_that_two_threads_step_gives_its_message_to_one():
+    a, b = MessageChannel()
+
+    def step(awaitable):
+        try:
+            while True:
+                # Now and then it gives way to other tasks.
+                assert awaitable.send(None) is None
+        except StopIteration as stop:
+            return [stop.value]
+        except RuntimeError:
+            return []
+
+    number = TRIES // 3
+    for i in range(number):
+        a.post_message(i)
+    results = []
+    for _ in range(number):
+        awaitable = b.areceive()
+        results += sum(run_threads(*[lambda awaitable=awaitable: step(awaitable)] * 2), [])
+    assert_each_once(results, range(number))
+
+
+def test_tasks_of_many_loops_receive_and_send_through_a_travelling_port():
+    a, b = MessageChannel(capacity=2)
+    traveller = Travelling(b)
+    number = TRIES // 3
+
+    def in_loop(coroutine):
+        return asyncio.run(asyncio.wait_for(coroutine(), 2 * GUARD))
+
+    async def send():
+        sent = []
+        for i in range(number):
+            try:
+                await traveller.now().asend(("task", i))
+                sent.append(("task", i))
+            except ChannelClosedError:
+                pass
+        return sent
+
+    async def receive():
+        return [message async for message in a]
+
+    def send_all():
+        sent, more = run_threads(lambda: in_loop(send), sender("thread", traveller.now, number))
+        traveller.going = False
+        while True:
+            try:
+                traveller.now().send(("end", 0))
+                break
+            except ChannelClosedError:
+                pass
+        return sent + more
+
+    async def receive_to_end():
+        received = []
+        while not received or received[-1][0] != "end":
+            received.append(await a.areceive())
+        return received[:-1]
+
+    sent, received = traveller.while_travelling(send_all, lambda: in_loop(receive_to_end))
+    assert_each_once(received, sent)
+    assert_in_order(received)
+
+
+# ---- life and death ----
+
+
+def test_garbage_is_collected_while_others_post():
+    made, gone = [], []
+    going = True
+
+    class Tracked:
+        def __init__(self):
+            made.append(1)
+
+        def __del__(self):
+            gone.append(1)
+
+    def litter():
+        for _ in range(TRIES):
+            a, b = MessageChannel(copy=False)
+            tracked = Tracked()
+            tracked.ports = a, b
+            a.post_message(tracked)
+            b.onclose = lambda event, a=a, tracked=tracked: None
+            a.post_message([b])
+
+    def collect():
+        while going:
+            gc.collect()
+
+    a, b = MessageChannel(copy=False)
+    heard = Collector()
+    c, d = MessageChannel(copy=False)
+    d.onmessage = heard
+
+    def post():
+        for i in range(TRIES):
+            a.post_message([i])
+            c.post_message([i])
+
+    def work():
+        nonlocal going
+        try:
+            return run_threads(litter, litter, post, post)
+        finally:
+            going = False
+
+    run_threads(work, collect)
+    heard.wait_for(2 * TRIES)
+    assert_each_once([each[0] for each in b.receive_many()], [*range(TRIES)] * 2)
+    assert_each_once([each[0] for each in heard.data], [*range(TRIES)] * 2)
+    gc.collect()
+    gc.collect()
+    assert len(made) == 2 * TRIES
+    # What was dropped by one thread and made by another goes when its maker's count is settled.
+    end = time.monotonic() + GUARD
+    while len(gone) < len(made) and time.monotonic() < end:
+        gc.collect()
+        time.sleep(0.01)
+    assert len(gone) == len(made)
+
+
+def test_a_forgotten_port_closes_its_peer_whoever_forgets_it():
+    for _ in range(TRIES // 10):
+        a, b = MessageChannel()
+        ports = [b]
+        del b
+
+        def forget(ports=ports):
+            ports.clear()
+            gc.collect()
+
+        def use(port=a):
+            try:
+                while True:
+                    port.send(None)
+            except ChannelClosedError:
+                return True
+
+        assert run_threads(use, forget) == [True, None]
+
+
+def test_many_threads_start_workers():
+    def echo(port):
+        for message in port:
+            port.post_message(message)
+
+    def use():
+        for i in range(20):
+            with Worker(echo) as worker:
+                worker.post_message(i)
+                assert worker.receive(timeout=GUARD) == i
+            worker.join(GUARD)
+            assert not worker.is_alive()
+
+    run_threads(*[use] * 4)
+
+
+def test_threads_import_asyncio_while_others_start_ports(run_python):
+    code = """
+import threading
+from messagechannel import MessageChannel
+start = threading.Barrier(5)
+def use():
+    a, b = MessageChannel()
+    start.wait()
+    for i in range(300):
+        b.onmessage = print
+        b.onmessage = None
+def bring():
+    start.wait()
+    import asyncio
+threads = [threading.Thread(target=each) for each in (bring, use, use, use, use)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print("done")
+"""
+    for _ in range(5):
+        result = run_python(code)
+        assert (result.stdout, result.stderr) == ("done\n", "")
