@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "scarce_memory.h"
+#include "shared.h"
 
 /* Waiters that stand for tasks: woken ones are returned.  What a task is, is nobody's business here. */
 enum { TASKS = 4 };
@@ -371,6 +372,69 @@ static void taking_from_an_unbounded_queue_asks_for_attention_once_it_is_closed(
     channel_decref(c);
 }
 
+static void *publish_late(void *slot)
+{
+    static int message;
+    parker p;
+    parker_init(&p);
+    CHECK(parker_park(&p, parker_now() + 20000000) == PARKER_TIMED_OUT);
+    parker_destroy(&p);
+    atomic_store_explicit((_Atomic(void *) *)slot, &message, memory_order_release);
+    return NULL;
+}
+
+static void taking_waits_for_a_message_that_is_claimed_but_not_published(void)
+{
+    channel *c = channel_new(0, false);
+    endpoint *e = &c->side[0];
+    int first, behind;
+    pthread_t sender;
+    CHECK(ring_push(&e->inbox, &first) == 0);
+    CHECK(take(e) == &first);
+    /* What a sender has done when it is held up between the two steps of ring_push. */
+    uintptr_t tail = atomic_fetch_add(&e->inbox.tail, 1);
+    CHECK(ring_push(&e->inbox, &behind) == 0);
+    CHECK(!pthread_create(&sender, NULL, publish_late, (void *)&RING_SEGMENT(tail)->slot[tail & RING_OFFSET]));
+    void *held_up = take(e);
+    CHECK(held_up && held_up != &behind);
+    CHECK(take(e) == &behind);
+    CHECK(!take(e));
+    CHECK(!pthread_join(sender, NULL));
+    channel_decref(c);
+    channel_decref(c);
+}
+
+enum { ROUNDS = 20000, THREADS = 3 };
+
+static struct {
+    spin_lock lock;
+    long guarded;
+    shared_number claimed[ROUNDS];
+    _Atomic(long) claims;
+} contended;
+
+static void *contend(void *unused)
+{
+    for (int i = 0; i < ROUNDS; i++) {
+        spin_acquire(&contended.lock);
+        contended.guarded++;
+        spin_release(&contended.lock);
+        contended.claims += shared_claim(&contended.claimed[i], 0, 1);
+    }
+    return unused;
+}
+
+static void one_thread_holds_a_lock_and_one_claims_a_number(void)
+{
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++)
+        CHECK(!pthread_create(&threads[i], NULL, contend, NULL));
+    for (int i = 0; i < THREADS; i++)
+        CHECK(!pthread_join(threads[i], NULL));
+    CHECK(contended.guarded == THREADS * ROUNDS);
+    CHECK(contended.claims == ROUNDS);
+}
+
 int main(void)
 {
     /* The watchdog: SIGALRM ends a test that hangs, and a test that a signal ended has failed. */
@@ -395,5 +459,7 @@ int main(void)
     room_is_offered_to_one_sender_and_only_when_there_is_some();
     taking_returns_room_and_asks_for_attention();
     taking_from_an_unbounded_queue_asks_for_attention_once_it_is_closed();
+    taking_waits_for_a_message_that_is_claimed_but_not_published();
+    one_thread_holds_a_lock_and_one_claims_a_number();
     return 0;
 }
