@@ -11,10 +11,12 @@ import sysconfig
 import threading
 import time
 from collections import Counter, defaultdict
+from contextlib import suppress
+from itertools import chain
 
 import pytest
-from loops import GUARD, Collector
 
+from loops import GUARD, Collector
 from messagechannel import (
     ChannelClosedError,
     DataCloneError,
@@ -41,7 +43,7 @@ def _threads_take_turns_often():
 
 
 def run_threads(*functions):
-    """Run each function in a thread of its own, all from one moment on; return what they return, raise what they raise."""
+    """Run each function in a thread of its own, all at once; return what they return, or raise what one raises."""
     start = threading.Barrier(len(functions))
     results = [None] * len(functions)
     errors = []
@@ -136,10 +138,10 @@ def test_many_senders_and_many_receivers(capacity):
             lambda: a.send_many(("many", i) for i in range(number)) or [("many", i) for i in range(number)],
         )
         a.close()
-        return sum(sent, [])
+        return [*chain(*sent)]
 
     sent, *received = run_threads(send_all, receive_singly, receive_singly, receive_in_batches)
-    assert_each_once(sum(received, []), sent)
+    assert_each_once([*chain(*received)], sent)
     for each in received:
         assert_in_order(each)
     assert len(sent) == 3 * number
@@ -172,7 +174,7 @@ def test_a_close_lets_each_message_arrive_or_be_refused():
         *sent, received, _ = run_threads(
             sender("one", lambda port=a: port, 40), sender("two", lambda port=a: port, 40), receive_all, close
         )
-        assert_each_once(received, sum(sent, []))
+        assert_each_once(received, [*chain(*sent)])
 
 
 def test_statistics_are_whole_at_any_time():
@@ -265,10 +267,8 @@ def test_a_port_that_is_transferred_meanwhile_loses_and_doubles_no_message(capac
     def receive_at_traveller():
         received = []
         while len(received) < (total[1] or number):
-            try:
+            with suppress(ChannelClosedError):
                 received.append(traveller.now().receive(timeout=GUARD))
-            except ChannelClosedError:
-                pass
         return received
 
     def send_through_traveller():
@@ -278,7 +278,7 @@ def test_a_port_that_is_transferred_meanwhile_loses_and_doubles_no_message(capac
             sender("three", traveller.now, number // 10, lambda port, message: port.send_many([message])),
         )
         total[0] = 1
-        return sum(sent, [])
+        return [*chain(*sent)]
 
     received, there, sent, back = traveller.while_travelling(
         lambda: receive_elsewhere(0), receive_at_traveller, send_through_traveller, send_to_traveller
@@ -335,7 +335,7 @@ def test_a_port_that_two_threads_transfer_goes_to_one():
         ports = arrival.receive_event().ports
         assert len(arrival) == 0
         assert not any(port.closed for port in (a, d, *ports))
-        for mine, its in zip((a, d) if done[0] else (d, a), ports):
+        for mine, its in zip((a, d) if done[0] else (d, a), ports, strict=True):
             mine.post_message("through")
             assert its.receive_nowait() == "through"
         clones = run_threads(lambda a=a: clone(a), lambda a=a: clone(a))
@@ -484,7 +484,7 @@ def test_a_close_is_heard_once_and_after_every_message_that_was_sent():
             sender("two", lambda a=a: a, 25, lambda port, message: port.send_many([message])),
             lambda a=a: time.sleep(0) or a.close(),
         )
-        expected = sum(sent, [])
+        expected = [*chain(*sent)]
         heard.wait_for(len(expected) + 1)
         assert heard.data[-1] == "close"
         assert_each_once(heard.data[:-1], expected)
@@ -530,7 +530,7 @@ def test_messages_are_heard_on_a_handle_that_keeps_travelling():
     def post():
         sent = run_threads(*[sender(name, lambda: a, number) for name in "xy"])
         traveller.going = False
-        return sum(sent, [])
+        return [*chain(*sent)]
 
     sent, _ = traveller.while_travelling(post, listen)
     traveller.now().onmessage = collector
@@ -668,7 +668,7 @@ def test_loops_in_many_threads_share_one_async_iterator():
         a.close()
 
     _, *received = run_threads(post, *[iterate] * 3)
-    assert_each_once(sum(received, []), range(number))
+    assert_each_once([*chain(*received)], range(number))
 
 
 def test_an_awaitable_that_two_threads_step_gives_its_message_to_one():
@@ -690,7 +690,7 @@ def test_an_awaitable_that_two_threads_step_gives_its_message_to_one():
     results = []
     for _ in range(number):
         awaitable = b.areceive()
-        results += sum(run_threads(*[lambda awaitable=awaitable: step(awaitable)] * 2), [])
+        results += chain(*run_threads(*[lambda awaitable=awaitable: step(awaitable)] * 2))
     assert_each_once(results, range(number))
 
 

@@ -404,22 +404,28 @@ static void taking_waits_for_a_message_that_is_claimed_but_not_published(void)
     channel_decref(c);
 }
 
-enum { ROUNDS = 20000, THREADS = 3 };
+enum { ROUNDS = 20000, THREADS = 2 };
 
 static struct {
     spin_lock lock;
-    long guarded;
+    volatile long guarded;
     shared_number claimed[ROUNDS];
-    _Atomic(long) claims;
+    _Atomic(long) claims, arrivals;
 } contended;
 
 static void *contend(void *unused)
 {
     for (int i = 0; i < ROUNDS; i++) {
-        spin_acquire(&contended.lock);
-        contended.guarded++;
-        spin_release(&contended.lock);
+        /* All set out on each round together. */
+        unsigned spins = 0;
+        for (contended.arrivals++; contended.arrivals < (long)THREADS * (i + 1);)
+            pause_backoff(&spins);
         contended.claims += shared_claim(&contended.claimed[i], 0, 1);
+        spin_acquire(&contended.lock);
+        long seen = contended.guarded;
+        sched_yield();
+        contended.guarded = seen + 1;
+        spin_release(&contended.lock);
     }
     return unused;
 }

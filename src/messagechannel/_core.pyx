@@ -7,15 +7,16 @@ Transferring a port makes another handle the attached one, in O(1), and leaves t
 are owned references: to the message itself or, with the low bit set, to an Envelope (a message that came with ports).
 
 An endpoint's ``listening`` is a strong reference to its attached port while that has listeners that a post of the peer
-can reach: the standard's "as if by a strong reference from its peer". Hence the peer visits it for the garbage collector.
+can reach: the standard's "as if by a strong reference from its peer". Hence the peer visits it for the garbage
+collector.
 
 Threads. Any thread may call any method of any port, with or without a GIL. What keeps that safe:
 
-* ``_channel`` and ``_side`` are set once, before ``_posting`` and ``_attached`` say so, and the handle keeps the channel
-  until it is deallocated. So a thread that has seen ``_posting`` or ``_attached`` may use the rings even while another
-  one closes or transfers the port: the queue is where it was, and the message went, or came, just before.
-* ``_posting`` and ``_attached`` change under the lock ``handles``, all ports of a transfer list at once. Of transfers and
-  a close that race, each is decided before the next.
+* ``_channel`` and ``_side`` are set once, before ``_posting`` and ``_attached`` say so, and the handle keeps the
+  channel until it is deallocated. So a thread that has seen ``_posting`` or ``_attached`` may use the rings even while
+  another one closes or transfers the port: the queue is where it was, and the message went, or came, just before.
+* ``_posting`` and ``_attached`` change under the lock ``handles``, all ports of a transfer list at once. Of transfers
+  and a close that race, each is decided before the next.
 * The endpoint's lock guards what hangs on the attached port: ``listening``, ``close_told``, and the port's ``_tasks``,
   ``_announced`` and ``_next_task``. Whoever changes them looks at ``_attached`` under that lock; whoever uses what they
   refer to takes a reference under it. Order of locks: ``handles``, an endpoint's, a ring's token.
@@ -555,13 +556,13 @@ cdef class MessagePort(EventTarget):
 
     cdef int move_to(self, MessagePort received) except -1:
         """Do what is left to be done once `received` has taken over, and have it take over if it has not."""
-        cdef TaskQueue tasks
+        cdef TaskQueue _former
         cdef endpoint *e = self.inbox()
         if not received.attached() and not move_handles([self], [received]):
             raise DataCloneError("another thread has transferred or closed this port just now")
         heir = ref(received) if THREADS_AT_ONCE else None
         spin_acquire(&e.lock)
-        tasks = self._tasks
+        _former = self._tasks
         self._tasks = None
         self._heir = heir
         spin_release(&e.lock)
@@ -1306,7 +1307,6 @@ cdef MessagePort take_listening(endpoint *e):
 cdef bint move_handles(list items, list received) noexcept:
     """Have the received ports take over from those among the items: from all, or from none when one can't be moved."""
     cdef Py_ssize_t i
-    cdef MessagePort port
     cdef bint movable = True
     spin_acquire(&handles)
     for i in range(len(items)):
@@ -1572,7 +1572,7 @@ def queue_event(MessagePort port, Event event):
     if tasks is None or tasks.context.is_closed():
         return False
     with cython.critical_section(event):
-        former = event.target
+        _former = event.target
         event.target = port
         event.is_trusted = True
     tasks.put(lambda: port._dispatch(event, port._listeners(kind)))

@@ -9,8 +9,8 @@ cdef enum:
     HEARS_OTHERS = 8
 
 
-# Attributes of an event change in its critical section, where the properties read them too. What one of them held is let
-# go of after the section: letting go can run any code.
+# Attributes of an event change in its critical section, where the properties read them too. What one held is let go of
+# after the section (_former): letting go can run any code.
 cdef class Event:
     cdef readonly str type
     cdef readonly object target

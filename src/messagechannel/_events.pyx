@@ -38,7 +38,7 @@ cdef class Event:
         type = require_str(type, "type")
         cancelable = bool(cancelable)
         with cython.critical_section(self):
-            former = self.type
+            _former = self.type
             self.type = type
             self.cancelable = cancelable
 
@@ -83,7 +83,7 @@ cdef class MessageEvent(Event):
         origin = require_str(origin, "origin")
         last_event_id = require_str(last_event_id, "last_event_id")
         with cython.critical_section(self):
-            former = (self.data, self.origin, self.last_event_id, self.source, self.ports)
+            _former = (self.data, self.origin, self.last_event_id, self.source, self.ports)
             self.data = data
             self.origin = origin
             self.last_event_id = last_event_id
@@ -158,7 +158,7 @@ cdef class Registration:
 
     cdef int replace(self, callback) except -1:
         with cython.critical_section(self):
-            former = self._callback
+            _former = self._callback
             self._callback = callback
         return 0
 
@@ -237,7 +237,7 @@ cdef class EventTarget:
             type_of_event = dispatched.type
             busy = dispatched.current_target is not None
             if not busy:
-                former = dispatched.target
+                _former = dispatched.target
                 dispatched.target = self
                 dispatched.current_target = self
                 dispatched.is_trusted = False

@@ -36,8 +36,8 @@ cdef class TaskQueue:
     """What is to be run in one context, in order: a ring of tasks, woken once per burst.
 
     A task is an event target that has something to dispatch, a Repeated one, or any callable; the ring owns a reference
-    to each. The ring is armed whenever ``run`` neither runs nor is scheduled. So ``run`` is scheduled once at a time, and
-    runs in one thread at a time: a loop's own, or the dispatcher thread.
+    to each. The ring is armed whenever ``run`` neither runs nor is scheduled. So ``run`` is scheduled once at a time,
+    and runs in one thread at a time: a loop's own, or the dispatcher thread.
     """
 
     def __cinit__(self, context):
