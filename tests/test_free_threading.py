@@ -876,7 +876,7 @@ def test_garbage_is_collected_while_others_post():
 
 def test_a_forgotten_port_closes_its_peer_whoever_forgets_it():
     def prepare():
-        a, b = MessageChannel()
+        a, b = MessageChannel(capacity=100)
         return a, [b]
 
     def use(a, rest):
