@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from contextlib import suppress
-from itertools import chain, repeat
+from itertools import chain
 
 import pytest
 
@@ -874,20 +874,56 @@ def test_garbage_is_collected_while_others_post():
         gc.unfreeze()
 
 
-def test_a_forgotten_port_closes_its_peer_whoever_forgets_it():
-    def prepare():
-        a, b = MessageChannel(capacity=100)
-        return a, [b]
+def close_heard_in_trio(port):
+    trio = pytest.importorskip("trio")
 
-    def use(a, rest):
+    async def main():
+        with trio.fail_after(GUARD):
+            await port.areceive()
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [
+        lambda port: port.receive(timeout=GUARD),
+        lambda port: port.send_many([None] * 2),
+        lambda port: wait([port], timeout=GUARD)[0].receive_nowait(),
+        lambda port: asyncio.run(guarded(port.areceive())),
+        close_heard_in_trio,
+    ],
+    ids=["receive", "send_many", "wait", "areceive", "trio"],
+)
+def test_who_waits_learns_that_another_thread_has_forgotten_the_other_end(waits):
+    # Without the GIL an object goes when the thread that made it says so, and that one waits here.
+    for _ in range(3):
+        a, b = MessageChannel(capacity=1)
+        forgetful = threading.Thread(target=lambda port: time.sleep(0.01), args=(b,))
+        forgetful.start()
+        del b
+        began = time.monotonic()
         with pytest.raises(ChannelClosedError):
-            a.send_many(repeat(None))
-        return True
+            waits(a)
+        assert time.monotonic() - began < GUARD / 2
+        forgetful.join()
 
-    def forget(a, rest):
-        rest.clear()
 
-    assert all(ended for _, ended, _ in race(prepare, use, forget))
+def test_a_listener_learns_that_another_thread_has_forgotten_the_other_end():
+    # The dispatcher thread makes a channel, and then sleeps.
+    heard = Collector()
+    a, b = MessageChannel()
+    kept = []
+
+    def listener(event):
+        mine, other = MessageChannel()
+        mine.onclose = heard
+        kept.append(mine)
+        threading.Thread(target=lambda port: time.sleep(0.05), args=(other,)).start()
+
+    b.onmessage = listener
+    a.post_message(None)
+    heard.wait_for(1, GUARD / 2)
 
 
 def test_many_threads_start_workers():

@@ -24,8 +24,17 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
+# Without the GIL, an object that one thread made and another dropped last goes only when its maker next runs Python
+# (https://github.com/python/cpython/issues/157838). That may be a port, whose end its maker waits for. So, there, a
+# thread that waits here runs some Python this often, in seconds.
+SETTLE_SECONDS: float | None = 0.1 if "t" in sys.abiflags else None
+
 # How long interpreter exit waits for the dispatcher thread to deliver what was posted before, in seconds.
 EXIT_PATIENCE = 5.0
+
+
+def settle() -> None:
+    """Be some Python that runs: see SETTLE_SECONDS."""
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -124,7 +133,8 @@ class Dispatcher:
 
     def _run(self) -> None:
         while True:
-            self._wake.acquire()
+            while not self._wake.acquire(timeout=SETTLE_SECONDS or -1):
+                settle()
             callback = self._callback
             assert callback is not None
             callback()
@@ -182,11 +192,12 @@ def current_context() -> LoopContext | Dispatcher:
 class AsyncioWakeup:
     """Lets one asyncio task wait until any thread calls :meth:`notify`."""
 
-    __slots__ = ("_future", "_loop")
+    __slots__ = ("_future", "_loop", "_ticker")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._future: asyncio.Future[None] = loop.create_future()
+        self._ticker: asyncio.TimerHandle | None = None
 
     def notify(self) -> None:
         """End the wait.
@@ -204,14 +215,19 @@ class AsyncioWakeup:
 
     async def wait(self, timeout: float | None) -> None:
         """Wait until notified, or until `timeout` seconds have passed."""
-        if timeout is None:
-            await self._future
-            return
-        timer = self._loop.call_later(timeout, self._set)
+        timer = None if timeout is None else self._loop.call_later(timeout, self._set)
+        if SETTLE_SECONDS is not None:
+            self._tick(SETTLE_SECONDS)
         try:
             await self._future
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
+            if self._ticker is not None:
+                self._ticker.cancel()
+
+    def _tick(self, seconds: float) -> None:
+        self._ticker = self._loop.call_later(seconds, self._tick, seconds)
 
 
 class TrioWakeup:
@@ -234,7 +250,9 @@ class TrioWakeup:
     async def wait(self, timeout: float | None) -> None:
         """Wait until notified, or until `timeout` seconds have passed."""
         with self._trio.move_on_after(float("inf") if timeout is None else timeout):
-            await self._event.wait()
+            while not self._event.is_set():
+                with self._trio.move_on_after(SETTLE_SECONDS or float("inf")):
+                    await self._event.wait()
 
 
 def _running_trio() -> ModuleType | None:

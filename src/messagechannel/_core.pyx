@@ -36,7 +36,7 @@ import os
 from _weakref import ref
 
 from messagechannel._clone import DataCloneError, clone, register_transferable
-from messagechannel._context import give_way, new_wakeup
+from messagechannel._context import SETTLE_SECONDS, give_way, new_wakeup, settle
 
 from messagechannel._clone cimport Transfer
 from messagechannel._csrc cimport (
@@ -160,6 +160,8 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count_fork)
 
 cdef tuple NOTHING = ()
+# See SETTLE_SECONDS.
+cdef int64_t settle_nanoseconds = <int64_t>((SETTLE_SECONDS or 0) * 1000000000)
 # Held while the `_posting` or `_attached` of any port changes.
 cdef spin_lock handles
 # MessagePort's own tp_new; the public one refuses.
@@ -292,10 +294,14 @@ cdef int park(parker *p, int64_t deadline) except -1:
     cdef int parked
     if not PARKER_SEES_SIGNALS:
         until = min(deadline, parker_now() + SIGNAL_SLICE_NANOSECONDS)
+    elif THREADS_AT_ONCE:
+        until = min(deadline, parker_now() + settle_nanoseconds)
     with nogil:
         parked = parker_park(p, until)
     if parked != PARKER_UNPARKED:
         PyErr_CheckSignals()
+        if THREADS_AT_ONCE:
+            settle()
     return 0
 
 
