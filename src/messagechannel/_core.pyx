@@ -36,7 +36,8 @@ import os
 from _weakref import ref
 
 from messagechannel._clone import DataCloneError, clone, register_transferable
-from messagechannel._context import SETTLE_SECONDS, give_way, new_wakeup, settle
+from messagechannel._context import SETTLE_SECONDS as _SETTLE_SECONDS
+from messagechannel._context import give_way, new_wakeup, settle
 
 from messagechannel._clone cimport Transfer
 from messagechannel._csrc cimport (
@@ -161,7 +162,7 @@ if hasattr(os, "register_at_fork"):
 
 cdef tuple NOTHING = ()
 # See SETTLE_SECONDS.
-cdef int64_t settle_nanoseconds = <int64_t>((SETTLE_SECONDS or 0) * 1000000000)
+cdef int64_t settle_nanoseconds = <int64_t>((_SETTLE_SECONDS or 0) * 1000000000)
 # Held while the `_posting` or `_attached` of any port changes.
 cdef spin_lock handles
 # MessagePort's own tp_new; the public one refuses.
