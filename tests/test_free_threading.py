@@ -6,6 +6,7 @@ They run on every build. Where there is a GIL they meet few races; they are writ
 import asyncio
 import gc
 import queue
+import random
 import sys
 import sysconfig
 import threading
@@ -68,9 +69,10 @@ def run_threads(*functions):
 
 
 def race(prepare, *functions, tries=TRIES):
-    """Call the functions at the same moment, each in its thread, with what `prepare` made; again and again.
+    """Call the functions at about the same moment, each in its thread, with what `prepare` made; again and again.
 
-    Returns, for each try, what was prepared and what the functions returned.
+    Each sets out up to some microseconds late, so that what is long on the way meets what is there at once. Returns what
+    was prepared and what the functions returned, for each try.
     """
     prepared = []
     arrived = [0] * len(functions)
@@ -78,8 +80,10 @@ def race(prepare, *functions, tries=TRIES):
 
     def run(index):
         results = []
+        lateness = random.Random(index)
         try:
             for attempt in range(1, tries + 1):
+                late = lateness.randrange(lateness.choice((1, 40, 800)))
                 if index == 0:
                     prepared.append(prepare())
                 arrived[index] = attempt
@@ -88,6 +92,8 @@ def race(prepare, *functions, tries=TRIES):
                     looks += 1
                     if looks % 256 == 0:
                         time.sleep(0)
+                for _ in range(late):
+                    pass
                 results.append(functions[index](*prepared[attempt - 1]))
         except BaseException:
             failed.append(index)
