@@ -10,10 +10,12 @@ import decimal
 import enum
 import fractions
 import io
+import os
 import pickle
 import queue
 import re
 import socket
+import subprocess
 import sys
 import threading
 import types
@@ -163,9 +165,9 @@ def test_an_immutable_value_inside_a_list_is_passed_by_reference(way, value):
 
 
 @every_way
-def test_an_immutable_tuple_nested_deeper_than_the_stack_is_passed_by_reference(way):
+def test_an_immutable_tuple_is_passed_by_reference_however_deep(way):
     value = ()
-    for _ in range(100_000):
+    for _ in range(500):
         value = (value,)
     assert way(value) is value
 
@@ -275,13 +277,77 @@ def test_an_exception_is_cloned(way):
     assert clone is not error
 
 
+class Linked:
+    """Nested by an attribute that a reducer returns."""
+
+    def __init__(self, child):
+        self.child = child
+
+    def __reduce__(self):
+        return Linked, (self.child,)
+
+
+NESTS = {
+    "list": lambda child: [child],
+    "dict": lambda child: {"child": child},
+    "tuple": lambda child: (child,),
+    "frozenset": lambda child: frozenset([child]),
+    "object": Order,
+    "slots": Slotted,
+    "reducer": Linked,
+    "OrderedDict": lambda child: collections.OrderedDict(child=child),
+    "deque": lambda child: collections.deque([child]),
+}
+
+
+def nested(nest, depth):
+    value = 0
+    for number in range(depth):
+        value = nest(value) if nest is not Order else Order(number, value)
+    return value
+
+
 @every_way
-def test_a_value_nested_too_deeply_raises_and_does_not_crash(way):
-    value = []
-    for _ in range(100_000):
-        value = [value]
-    with pytest.raises((RecursionError, DataCloneError)):
-        way(value)
+@pytest.mark.parametrize("nest", NESTS.values(), ids=NESTS)
+def test_a_value_nested_too_deeply_raises_and_does_not_crash(way, nest):
+    with pytest.raises(RecursionError):
+        way(nested(nest, 100_000))
+
+
+@pytest.mark.parametrize("nest", [NESTS["list"], NESTS["dict"], NESTS["tuple"], NESTS["object"]])
+def test_five_thousand_levels_are_cloned(nest):
+    clone, levels = structured_clone(nested(nest, 5_000)), 0
+    while clone != 0:
+        levels += 1
+        (clone,) = [clone.items] if isinstance(clone, Order) else clone.values() if type(clone) is dict else clone
+    assert levels == 5_000
+
+
+@pytest.mark.parametrize("size", [64, 256, 1024, 8192], ids=lambda size: f"{size} KB")
+@pytest.mark.parametrize("nest", NESTS.values(), ids=NESTS)
+def test_a_small_stack_is_not_overrun(nest, size):
+    """threading.stack_size is for the process, and an overrun would end it: hence a process of its own."""
+    script = f"""
+import sys, threading
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import test_clone
+from messagechannel import structured_clone
+
+value = test_clone.nested(test_clone.NESTS[{next(name for name in NESTS if NESTS[name] is nest)!r}], 50_000)
+
+def run():
+    try:
+        structured_clone(value)
+    except RecursionError:
+        print("refused")
+
+threading.stack_size({size} * 1024)
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (run.stdout, run.stderr, run.returncode) == ("refused\n", "", 0)
 
 
 def test_copy_false_hands_messages_over_by_reference():

@@ -4,7 +4,8 @@
 
 Ownership.  A ``channel`` (csrc/channel.h) has two sides; each side is held by at most one *attached* MessagePort.
 Transferring a port makes another handle the attached one, in O(1), and leaves the old one detached. What a queue holds
-are owned references: to the message itself or, with the low bit set, to an Envelope (a message that came with ports).
+are owned references: to the message itself or, with the low bit set, to an Envelope (a message that came with ports,
+or is to be rebuilt where it is received).
 
 A side's ``listening`` is a strong reference to its attached port while that has listeners that a post of the peer can
 reach: the standard's "as if by a strong reference from its peer". Hence the peer visits it for the garbage collector.
@@ -23,10 +24,10 @@ from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uintptr_t
 
 import os
 
-from messagechannel._clone import clone, register_transferable
+from messagechannel._transfer import register_transferable
 from messagechannel._context import give_way, new_wakeup
 
-from messagechannel._clone cimport Transfer
+from messagechannel._clone cimport Serialized, clone, serialize
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, PARKER_SEES_SIGNALS, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE,
     TypeSlots, c_bool, channel, channel_close, channel_decref, channel_incref, channel_new, endpoint,
@@ -36,20 +37,17 @@ from messagechannel._csrc cimport (
     ring_pushed, ring_reserve, ring_return_room, ring_visit, steal, traverseproc, visitproc, waiter, waiter_init,
     waiter_join, waiter_leave,
 )
-from messagechannel._events cimport Event, EventTarget, message_event, trusted_event
+from messagechannel._events cimport Event, EventTarget, message_event, report, trusted_event
 from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
+from messagechannel._transfer cimport Transfer
+
+
+cdef extern from "walk.h":
+    bint is_atom(object value) noexcept
 
 
 cdef extern from *:
     """
-    /* Tells the commonest immutable values by their exact type alone. */
-    static inline int is_atom(PyObject *o)
-    {
-        PyTypeObject *type = Py_TYPE(o);
-        return type == &PyLong_Type || type == &PyUnicode_Type || type == &PyBytes_Type || type == &PyFloat_Type
-               || o == Py_None || type == &PyBool_Type;
-    }
-
     static inline int is_finalizing(void)
     {
     #if PY_VERSION_HEX >= 0x030D0000
@@ -116,7 +114,6 @@ cdef extern from *:
     #endif
     }
     """
-    bint is_atom(object value) noexcept
     bint is_finalizing() noexcept
     Py_ssize_t Py_REFCNT(PyObject *o) noexcept
     int (*receive_fast)(object self, PyObject **message) noexcept
@@ -163,10 +160,15 @@ cdef enum:
 
 @cython.final
 cdef class Envelope:
-    """A message that came with ports, while it is in a queue."""
+    """A message that is more than its data, while it is in a queue."""
 
+    # The message, or a Serialized one.
     cdef object data
     cdef tuple ports
+
+    cdef object open(self):
+        """Return the message; rebuilding it may raise anything."""
+        return (<Serialized>self.data).deserialize() if type(self.data) is Serialized else self.data
 
 
 cdef inline bint is_envelope(PyObject *item) noexcept:
@@ -182,12 +184,21 @@ cdef inline void discard(PyObject *item) noexcept:
 
 
 cdef object open_item(PyObject *item):
-    """Return the message in an owned queue item."""
-    if not is_envelope(item):
-        return steal(item)
-    message = envelope_of(item).data
+    """Return the message in an owned queue item; rebuilding it may raise anything."""
+    return unopened(item).open() if is_envelope(item) else steal(item)
+
+
+cdef Envelope unopened(PyObject *item):
+    """Return the Envelope that is an owned queue item."""
+    cdef Envelope envelope = envelope_of(item)
     discard(item)
-    return message
+    return envelope
+
+
+cdef PyObject *owned_item(object message) noexcept:
+    """Return the owned queue item for a message or an Envelope."""
+    Py_INCREF(message)
+    return <PyObject *>(<uintptr_t><PyObject *>message | (type(message) is Envelope))
 
 
 cdef int64_t deadline_of(object timeout) except -1:
@@ -320,27 +331,30 @@ cdef class PortStatistics:
 cdef class Outgoing:
     """A message on its way out: checked and cloned, its transferables not yet detached."""
 
+    # The clone, or a Serialized.
     cdef object data
     cdef Transfer transfer
     # The target is in the transfer list: the message goes nowhere (HTML Standard, message port post message steps).
     cdef bint doomed
 
     cdef PyObject *item(self) except NULL:
-        """Detach what is transferred and return an owned queue item. The caller has called ``transfer.check``."""
+        """Detach what is transferred and return an owned queue item. The caller has called ``transfer.check``.
+
+        Only a ``__transfer__`` can make it raise.
+        """
         cdef Envelope envelope
         if self.transfer is None:
             Py_INCREF(self.data)
             return <PyObject *>self.data
         self.transfer.detach()
         ports = tuple([port for port in self.transfer.received if isinstance(port, MessagePort)])
-        if not ports:
+        if not ports and type(self.data) is not Serialized:
             Py_INCREF(self.data)
             return <PyObject *>self.data
         envelope = Envelope.__new__(Envelope)
         envelope.data = self.data
         envelope.ports = ports
-        Py_INCREF(envelope)
-        return <PyObject *>(<uintptr_t><PyObject *>envelope | 1)
+        return owned_item(envelope)
 
 
 @cython.trashcan(True)
@@ -540,6 +554,8 @@ cdef class MessagePort(EventTarget):
                         outgoing.doomed = True
         if is_atom(message) or self._channel != NULL and self._channel.by_reference:
             outgoing.data = message
+        elif outgoing.transfer is not None and outgoing.transfer.deferred:
+            outgoing.data = serialize(message, outgoing.transfer)
         else:
             outgoing.data = clone(message, outgoing.transfer)
         if outgoing.transfer is not None:
@@ -616,13 +632,25 @@ cdef class MessagePort(EventTarget):
 
     cdef int _post(self, Outgoing outgoing) except -1:
         cdef bint deliver = self.may_send() and not outgoing.doomed
+        cdef PyObject *item
         if deliver and ring_reserve(&self.outbox().inbox, 1) == 0:
             raise_full(self.outbox().inbox.capacity)
-        cdef PyObject *item = outgoing.item()
+        try:
+            item = outgoing.item()
+        except BaseException:
+            if deliver:
+                self._return_room()
+            raise
         if deliver:
             self._push(item)
         else:
             discard(item)
+        return 0
+
+    cdef int _return_room(self) except -1:
+        """Give back the room for one message that was reserved and is not needed."""
+        ring_return_room(&self.outbox().inbox, 1)
+        tell(endpoint_offer_room(self.outbox()))
         return 0
 
     cdef int _wait_for_room(self, int64_t deadline) except -1:
@@ -695,14 +723,14 @@ cdef class MessagePort(EventTarget):
 
     cdef int _send(self, Outgoing outgoing) except -1:
         """Push what room was reserved for; what was waiting may have changed what is transferred."""
-        if outgoing.transfer is not None:
-            try:
+        cdef PyObject *item
+        try:
+            if outgoing.transfer is not None:
                 outgoing.transfer.check()
-            except BaseException:
-                ring_return_room(&self.outbox().inbox, 1)
-                tell(endpoint_offer_room(self.outbox()))
-                raise
-        cdef PyObject *item = outgoing.item()
+            item = outgoing.item()
+        except BaseException:
+            self._return_room()
+            raise
         if outgoing.doomed:
             discard(item)
         elif not self._push(item):
@@ -766,7 +794,7 @@ cdef class MessagePort(EventTarget):
         try:
             for message in messages:
                 if not (by_reference or is_atom(message)):
-                    message = clone(message)
+                    message = clone(message, None)
                 Py_INCREF(message)
                 chunk[n] = <void *>message
                 n += 1
@@ -871,6 +899,7 @@ cdef class MessagePort(EventTarget):
         :raises TimeoutError: when no message came within the timeout.
         :raises ValueError: for a timeout that is negative or NaN.
         :raises TypeError: for a timeout that is not a number.
+        :raises Exception: whatever rebuilding an object that has ``__transfer__`` raises; the message is gone then.
         """
         return open_item(self._receive(INT64_MAX if timeout is None else deadline_of(timeout)))
 
@@ -899,9 +928,16 @@ cdef class MessagePort(EventTarget):
         cdef Envelope envelope
         if not is_envelope(item):
             return message_event(steal(item), NOTHING, self)
-        envelope = envelope_of(item)
-        discard(item)
-        return message_event(envelope.data, envelope.ports, self)
+        envelope = unopened(item)
+        return message_event(envelope.open(), envelope.ports, self)
+
+    cdef int _append(self, list messages, PyObject *item) except -1:
+        """Add the message in an owned item; one that can't be rebuilt must not take the others with it."""
+        try:
+            messages.append(open_item(item))
+        except Exception as error:
+            report(error, self)
+        return 0
 
     cdef list take_many(self, size_t limit):
         """Return what waits, up to `limit` messages. The port is attached."""
@@ -916,7 +952,10 @@ cdef class MessagePort(EventTarget):
                 break
             done += n
             for i in range(n):
-                messages.append(open_item(<PyObject *>chunk[i]))
+                if is_envelope(<PyObject *>chunk[i]):
+                    self._append(messages, <PyObject *>chunk[i])
+                else:
+                    messages.append(steal(<PyObject *>chunk[i]))
             ring_return_room(queue, n)
         if done:
             self.attend()
@@ -924,6 +963,9 @@ cdef class MessagePort(EventTarget):
 
     def receive_many(self, limit=None, timeout=None):
         """Wait for one message, then return a list of it and of those that wait behind it.
+
+        A message that came with an object that can't be rebuilt here is left out, and the exception reported as a
+        listener's would be.
 
         :param limit: the most messages to return, at least 1; None for all that are there.
         :param timeout: seconds to wait for the first message; None waits for ever, 0 tries once.
@@ -934,14 +976,11 @@ cdef class MessagePort(EventTarget):
         """
         cdef size_t most = limit_of(limit)
         cdef int64_t deadline = deadline_of(timeout)
-        cdef list messages
-        if self.attached():
-            messages = self.take_many(most)
-            if messages:
-                return messages
-        messages = [open_item(self._receive(deadline))]
-        if most > 1 and self.attached():
-            messages += self.take_many(most - 1)
+        cdef list messages = self.take_many(most) if self.attached() else []
+        while not messages:
+            self._append(messages, self._receive(deadline))
+            if self.attached():
+                messages += self.take_many(most - <size_t>len(messages))
         return messages
 
     def areceive(self):
@@ -967,12 +1006,15 @@ cdef class MessagePort(EventTarget):
             if messages:
                 self._without_waiting += <uint32_t>min(<size_t>len(messages), <size_t>TASK_MESSAGES)
                 return messages
-        messages = [await self._areceive()]
-        if most > 1 and self.attached():
-            messages += self.take_many(most - 1)
+        messages = []
+        while not messages:
+            self._append(messages, owned_item(await self._areceive(False)))
+            if self.attached():
+                messages += self.take_many(most - <size_t>len(messages))
         return messages
 
-    async def _areceive(self):
+    async def _areceive(self, bint opens):
+        """Wait for a message and return it, or its Envelope unless that is to be opened."""
         cdef TaskWaiter w
         cdef PyObject *item
         cdef endpoint *e
@@ -985,7 +1027,7 @@ cdef class MessagePort(EventTarget):
             item = self.take()
             if item != NULL:
                 self._without_waiting += 1
-                return open_item(item)
+                return open_item(item) if opens or not is_envelope(item) else unopened(item)
             e = self.inbox()
             if ring_drained(&e.inbox):
                 raise_closed(self)
@@ -1000,7 +1042,7 @@ cdef class MessagePort(EventTarget):
                 # The baton: see csrc/channel.h.
                 tell(endpoint_pass_on(e))
             if item != NULL:
-                return open_item(item)
+                return open_item(item) if opens or not is_envelope(item) else unopened(item)
 
     def __iter__(self):
         return self
@@ -1086,6 +1128,18 @@ cdef class MessagePort(EventTarget):
         return (self._channel.closed_by == <int>(self._side ^ 1) and not self.inbox().close_told
                 and self._has_listener("close") and ring_drained(&self.inbox().inbox))
 
+    cdef Event _incoming_event(self, PyObject *item):
+        """Return the ``message`` event for an owned queue item, or ``messageerror`` for what can't be rebuilt."""
+        cdef Event event
+        try:
+            return self.event_of(item)
+        except Exception as error:
+            if not self._has_listener("messageerror"):
+                report(error, self)
+            event = message_event(None, NOTHING, self)
+            event.type = "messageerror"
+            return event
+
     cdef bint _run_task(self, object tasks) except -1:
         """Dispatch the oldest message, or else the close event; False when there was neither to dispatch here."""
         cdef PyObject *item
@@ -1097,7 +1151,7 @@ cdef class MessagePort(EventTarget):
                 return True
             item = self.take()
             if item != NULL:
-                self._dispatch(self.event_of(item))
+                self._dispatch(self._incoming_event(item))
                 return True
         if self._close_event_is_due():
             self.inbox().close_told = True
@@ -1239,7 +1293,7 @@ cdef class Receive:
         if self._waiting is None:
             # Whatever the last message was, it does not live on while this waits.
             self._stop = None
-            self._waiting = self._port._areceive()
+            self._waiting = self._port._areceive(True)
         return 0
 
     def throw(self, *exc_info):
@@ -1258,11 +1312,17 @@ cdef class Receive:
             self._waiting.close()
 
 
+async def open_for_task(Envelope envelope):
+    """Open a message where an exception has a way out."""
+    return envelope.open()
+
+
 cdef int take_for_task(object awaitable, PyObject **message) noexcept:
     """receive_fast: take a message without waiting, unless the event loop is due a turn."""
     cdef Receive self = <Receive>awaitable
     cdef MessagePort port = self._port
     cdef PyObject *item
+    cdef Envelope envelope
     if port is None or self._finished or self._waiting is not None:
         return False
     if not port.attached() or port._without_waiting >= TASK_MESSAGES:
@@ -1271,13 +1331,14 @@ cdef int take_for_task(object awaitable, PyObject **message) noexcept:
     if item == NULL:
         return False
     port._without_waiting += 1
-    self._finished = True
     if is_envelope(item):
-        envelope = envelope_of(item)
-        data = envelope.data
-        Py_INCREF(data)
-        discard(item)
-        item = <PyObject *>data
+        envelope = unopened(item)
+        if type(envelope.data) is Serialized:
+            self._waiting = open_for_task(envelope)
+            return False
+        Py_INCREF(envelope.data)
+        item = <PyObject *>envelope.data
+    self._finished = True
     message[0] = item
     return True
 
