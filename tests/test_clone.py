@@ -3,7 +3,9 @@ data" and "message port post message steps").
 """
 
 import array
+import builtins
 import collections
+import copyreg
 import dataclasses
 import datetime
 import decimal
@@ -20,6 +22,7 @@ import sys
 import threading
 import types
 import uuid
+import zoneinfo
 from typing import NamedTuple
 
 import pytest
@@ -247,6 +250,55 @@ def test_a_cycle_is_kept(way):
 
 
 @every_way
+def test_a_tuple_that_contains_itself_is_one_tuple(way):
+    inside = []
+    value = (1, inside)
+    inside.append(value)
+    clone = way(value)
+    assert clone[1][0] is clone
+    clone = way([value, inside])
+    assert clone[0][1] is clone[1]
+    assert clone[1][0] is clone[0]
+
+
+class Identity:
+    """Hashable by identity, mutable."""
+
+
+@every_way
+def test_a_frozenset_that_contains_itself_is_one_frozenset(way):
+    inside = Identity()
+    value = frozenset([inside])
+    inside.outer = value
+    clone = way(value)
+    (inside,) = clone
+    assert inside.outer is clone
+
+
+@every_way
+@pytest.mark.parametrize("pair", [lambda value: (value, value), lambda value: frozenset([(1, value), (2, value)])])
+def test_what_is_shared_at_every_level_is_walked_once(way, pair):
+    value = (Identity(),)
+    for _ in range(60):
+        value = pair(value)
+    clone = way(value)
+    for _ in range(60):
+        first, other = clone
+        clone, again = (first[1], other[1]) if isinstance(clone, frozenset) else (first, other)
+        assert clone is again
+    assert type(clone[0]) is Identity
+
+
+@every_way
+def test_an_object_that_its_own_arguments_contain_is_one_object(way):
+    inside = []
+    value = Linked((1, inside))
+    inside.append(value)
+    clone = way(inside)
+    assert clone[0].child[1] is clone
+
+
+@every_way
 def test_slots_are_cloned(way):
     clone = way(Slotted([1], Slotted(2)))
     assert (clone.value, clone.child.value) == ([1], 2)
@@ -275,6 +327,81 @@ def test_an_exception_is_cloned(way):
     assert type(clone) is ValueError
     assert clone.args == ("boom", 3)
     assert clone is not error
+
+
+def raised(error):
+    try:
+        raise error from LookupError("cause")
+    except type(error) as caught:
+        return caught
+
+
+@every_way
+def test_an_exception_keeps_its_attributes_and_loses_its_frames(way):
+    error = raised(OwnError("boom", [1]))
+    error.detail = error.args[1]
+    error.__notes__ = ["a note"]
+    clone = way(error)
+    assert (type(clone), clone.args, clone.__notes__) == (OwnError, ("boom", [1]), ["a note"])
+    assert clone.detail is clone.args[1]
+    assert clone.detail is not error.detail
+    assert (clone.__traceback__, clone.__cause__, clone.__context__) == (None, None, None)
+    system_error = way(FileNotFoundError(2, "No such file", "name"))
+    assert (system_error.errno, system_error.filename) == (2, "name")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exception groups came with Python 3.11")
+@every_way
+def test_an_exception_group_is_cloned_with_its_exceptions(way):
+    group_of = vars(builtins)["ExceptionGroup"]
+    group = group_of("several", [raised(OwnError(1)), group_of("inner", [ValueError(2)])])
+    clone = way(group)
+    assert (clone.message, clone.exceptions[0].args, clone.exceptions[1].exceptions[0].args) == ("several", (1,), (2,))
+    assert clone.exceptions[0] is not group.exceptions[0]
+    assert clone.exceptions[0].__traceback__ is None
+
+
+@every_way
+def test_a_time_zone_with_a_name_is_passed_by_reference(way):
+    zone = zoneinfo.ZoneInfo("Europe/Berlin")
+    value = [datetime.datetime(2020, 1, 1, tzinfo=zone), datetime.time(1, tzinfo=zone), zone]
+    clone = way(value)
+    assert [one is other for one, other in zip(clone, value, strict=True)] == [True, True, True]
+
+
+@every_way
+def test_a_time_zone_of_ones_own_is_cloned(way):
+    class_of = datetime.datetime(2020, 1, 1, tzinfo=OwnZone([1]))
+    clone = way(class_of)
+    assert clone == class_of
+    assert clone.tzinfo.offsets == [1]
+    assert clone.tzinfo is not class_of.tzinfo
+
+
+class OwnZone(datetime.tzinfo):
+    def __init__(self, offsets=()):
+        self.offsets = offsets
+
+    def utcoffset(self, when):
+        return datetime.timedelta(hours=self.offsets[0])
+
+    def dst(self, when):
+        return None
+
+
+def test_a_class_may_change_between_messages():
+    assert structured_clone(Changing()).kept == 1
+    Changing.__getstate__ = lambda self: {"kept": 2}
+    assert structured_clone(Changing()).kept == 2
+    Changing.__reduce__ = lambda self: (Changing, (3,))
+    assert structured_clone(Changing()).kept == 3
+    copyreg.pickle(Changing, lambda value: (Changing, (4,)))
+    assert structured_clone(Changing()).kept == 4
+
+
+class Changing:
+    def __init__(self, kept=1):
+        self.kept = kept
 
 
 class Linked:

@@ -337,6 +337,10 @@ cdef class Outgoing:
     # The target is in the transfer list: the message goes nowhere (HTML Standard, message port post message steps).
     cdef bint doomed
 
+    cdef bint transfers(self, object message) except -1:
+        """Tell whether the message itself is a listed item, of which the receiver gets another object in any case."""
+        return self.transfer is not None and self.transfer.place_of(message) is not None
+
     cdef PyObject *item(self) except NULL:
         """Detach what is transferred and return an owned queue item. The caller has called ``transfer.check``.
 
@@ -552,7 +556,7 @@ cdef class MessagePort(EventTarget):
                     port = item
                     if port.attached() and port._channel == self._channel and self._channel != NULL:
                         outgoing.doomed = True
-        if is_atom(message) or self._channel != NULL and self._channel.by_reference:
+        if self._channel != NULL and self._channel.by_reference and not outgoing.transfers(message):
             outgoing.data = message
         elif outgoing.transfer is not None and outgoing.transfer.deferred:
             outgoing.data = serialize(message, outgoing.transfer)
