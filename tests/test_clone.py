@@ -266,6 +266,20 @@ class Identity:
 
 
 @every_way
+@pytest.mark.parametrize(
+    "close", [lambda value: (value,), lambda value: frozenset([value]), lambda value: Linked((value,))]
+)
+def test_a_cycle_that_nothing_else_refers_to_is_kept(way, close):
+    inside = Identity()
+    inside.outer = close(inside)
+    value = [inside.outer]
+    del inside
+    (outer,) = way(value)
+    (inside,) = [outer.child[0]] if isinstance(outer, Linked) else outer
+    assert inside.outer is outer
+
+
+@every_way
 def test_a_frozenset_that_contains_itself_is_one_frozenset(way):
     inside = Identity()
     value = frozenset([inside])

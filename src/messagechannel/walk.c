@@ -370,6 +370,8 @@ static PyObject *clone_dict(struct walk *w, PyObject *dict, int shared)
     return copy;
 }
 
+/* A tuple is in the memo only once it is complete, and so can be walked again inside of itself: what it holds can be met
+   again then, unless the tuple is alone. */
 static PyObject *clone_tuple(struct walk *w, PyObject *tuple, Py_ssize_t holders)
 {
     Py_ssize_t n = PyTuple_GET_SIZE(tuple), i = 0;
@@ -386,7 +388,7 @@ static PyObject *clone_tuple(struct walk *w, PyObject *tuple, Py_ssize_t holders
         PyObject *item = PyTuple_GET_ITEM(tuple, i), *clone;
         if (is_atom(item))
             clone = Py_NewRef(item);
-        else if (!(clone = walk_clone(w, item, 1))) {
+        else if (!(clone = walk_clone(w, item, shared ? 0 : 1))) {
             step_index(w, i);
             Py_XDECREF(copy);
             return NULL;
@@ -434,16 +436,17 @@ static int has_only_atoms(PyObject *set)
     return PyErr_Occurred() ? -1 : atoms;
 }
 
-/* Adds the clones of a set's items to a list or another set. Returns 1 if any differs from its original, else 0, or -1
+/* Adds the clones of a set's items to a list or another set; `holders` as for walk_clone. Returns 1 if any differs from its original, else 0, or -1
    with an exception set. */
-static int clone_items(struct walk *w, PyObject *set, PyObject *target, int (*add)(PyObject *, PyObject *))
+static int clone_items(struct walk *w, PyObject *set, Py_ssize_t holders, PyObject *target,
+                       int (*add)(PyObject *, PyObject *))
 {
     int differs = 0, error = 0;
     PyObject *item, *items = PyObject_GetIter(set);
     if (!items)
         return -1;
     while (!error && (item = PyIter_Next(items))) {
-        PyObject *clone = is_atom(item) ? Py_NewRef(item) : walk_clone(w, item, 2);
+        PyObject *clone = is_atom(item) ? Py_NewRef(item) : walk_clone(w, item, holders);
         if (!clone)
             walk_step(w, STEP_ITEM, item);
         else
@@ -470,7 +473,8 @@ static PyObject *clone_frozenset(struct walk *w, PyObject *set, Py_ssize_t holde
     list = PyList_New(0);
     if (!list)
         return NULL;
-    differs = clone_items(w, set, list, PyList_Append);
+    /* As with a tuple: clone_tuple. */
+    differs = clone_items(w, set, shared ? 0 : 2, list, PyList_Append);
     if (differs >= 0) {
         alien_code_begins(w);
         copy = differs ? PyFrozenSet_New(list) : Py_NewRef(set);
@@ -495,7 +499,7 @@ static PyObject *clone_set(struct walk *w, PyObject *set, int shared)
     if (atoms)
         return remember(w, set, snapshot, shared);
     copy = remember(w, set, PySet_New(NULL), shared);
-    if (copy && clone_items(w, snapshot, copy, PySet_Add) < 0)
+    if (copy && clone_items(w, snapshot, 3, copy, PySet_Add) < 0)
         Py_CLEAR(copy);
     Py_DECREF(snapshot);
     return copy;
@@ -565,13 +569,36 @@ static PyObject *copy_attributes(PyObject *o)
     return copy;
 }
 
-static int clone_attributes(struct walk *w, PyObject *copy)
+/* Sets an attribute in the object itself, whatever a descriptor in its type has to say. A small object keeps its
+   attributes in itself as long as nobody asks for its __dict__. */
+static int set_attribute(PyObject *o, PyObject *name, PyObject *value)
+{
+    PyObject *dict, *descriptor = lookup(Py_TYPE(o), name);
+    int error;
+    if (!descriptor || !Py_TYPE(descriptor)->tp_descr_set)
+        return PyObject_GenericSetAttr(o, name, value);
+    dict = PyObject_GenericGetDict(o, NULL);
+    error = dict ? PyDict_SetItem(dict, name, value) : -1;
+    Py_XDECREF(dict);
+    return error;
+}
+
+/* Gives `target` the clones of attributes. */
+static int clone_attributes(struct walk *w, PyObject *target, PyObject *attributes)
 {
     Py_ssize_t position = 0;
-    PyObject *key, *value;
-    while (dict_next(copy, &position, &key, &value))
-        if (!is_atom(value) && clone_value(w, copy, position, key, value, STEP_ATTRIBUTE) < 0)
+    PyObject *name, *value;
+    while (dict_next(attributes, &position, &name, &value)) {
+        PyObject *clone = is_atom(value) ? Py_NewRef(value) : walk_clone(w, value, 2);
+        int error = !clone;
+        if (!clone)
+            walk_step(w, STEP_ATTRIBUTE, name);
+        else
+            error = set_attribute(target, name, clone) < 0;
+        Py_XDECREF(clone);
+        if (error)
             return -1;
+    }
     return 0;
 }
 
@@ -619,9 +646,7 @@ static PyObject *clone_plain(struct walk *w, PyObject *o, PyObject *slots, int s
     none = PyTuple_New(0);
     clone = none ? remember(w, o, PyBaseObject_Type.tp_new(Py_TYPE(o), none, NULL), shared) : NULL;
     Py_XDECREF(none);
-    if (clone && attributes
-        && (clone_attributes(w, attributes) < 0
-            || (PyDict_GET_SIZE(attributes) && PyObject_GenericSetDict(clone, attributes, NULL) < 0)))
+    if (clone && attributes && clone_attributes(w, clone, attributes) < 0)
         Py_CLEAR(clone);
     if (clone && slots && clone_slots(w, o, clone, slots) < 0)
         Py_CLEAR(clone);
