@@ -24,7 +24,7 @@ WERROR ?= OFF
 C_CONFIGURE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S . \
 	-DMESSAGECHANNEL_EXTENSION=OFF -DMESSAGECHANNEL_C_TESTS=ON -DMESSAGECHANNEL_WERROR=ON
 
-.PHONY: demo test ctest pytest lint sanitize bench matrix dist-check clean
+.PHONY: demo test ctest pytest pytest-arrays lint sanitize bench matrix dist-check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/package
@@ -39,6 +39,10 @@ ctest: $(STAMPS)/build-tools
 
 pytest: $(STAMPS)/package $(STAMPS)/group-test
 	$(BIN)/python -m pytest
+
+# Clones of numpy, pandas and pyarrow objects, which are large to install.
+pytest-arrays: $(STAMPS)/package $(STAMPS)/group-test $(STAMPS)/group-arrays
+	$(BIN)/python -m pytest tests/test_clone_arrays.py
 
 lint: $(STAMPS)/package $(STAMPS)/group-test $(STAMPS)/group-lint
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tracemalloc
 import types
 import uuid
 import zoneinfo
@@ -70,6 +71,16 @@ class Sub(list):
 
 class OwnError(Exception):
     pass
+
+
+class Linked:
+    """Nested by an attribute that a reducer returns."""
+
+    def __init__(self, child):
+        self.child = child
+
+    def __reduce__(self):
+        return Linked, (self.child,)
 
 
 class Raises:
@@ -289,6 +300,39 @@ def test_a_frozenset_that_contains_itself_is_one_frozenset(way):
     assert inside.outer is clone
 
 
+HOLDERS = {
+    "list": (lambda value: [value], lambda held: held[0]),
+    "tuple": (lambda value: (value,), lambda held: held[0]),
+    "dict": (lambda value: {"key": value}, lambda held: held["key"]),
+    "dict of other keys": (lambda value: {1: value, Point(1, 2): 0}, lambda held: held[1]),
+    "value of a key that is cloned": (lambda value: {Point(1, 2): value}, lambda held: held[Point(1, 2)]),
+    "key": (lambda value: {value: 1}, lambda held: next(iter(held))),
+    "set": (lambda value: {value}, lambda held: next(iter(held))),
+    "frozenset": (lambda value: frozenset([value]), lambda held: next(iter(held))),
+    "attribute": (lambda value: Order(1, value), lambda held: held.items),
+    "slot": (Slotted, lambda held: held.value),
+    "argument of a reducer": (Linked, lambda held: held.child),
+    "deque": (lambda value: collections.deque([value]), lambda held: held[0]),
+    "OrderedDict": (lambda value: collections.OrderedDict(key=value), lambda held: held["key"]),
+    "list with attributes": (lambda value: Sub([value]), lambda held: held[0]),
+}
+
+
+@pytest.mark.parametrize("one", HOLDERS)
+@pytest.mark.parametrize("other", HOLDERS)
+def test_what_only_two_others_refer_to_stays_one_object(one, other):
+    """A container that is referred to only once needs no look-up: the count must not be off by one anywhere."""
+
+    def make():
+        inside = Identity()
+        return [HOLDERS[one][0](inside), HOLDERS[other][0](inside)]
+
+    first, second = structured_clone(make())
+    inside = HOLDERS[one][1](first)
+    assert type(inside) is Identity
+    assert inside is HOLDERS[other][1](second)
+
+
 @every_way
 @pytest.mark.parametrize("pair", [lambda value: (value, value), lambda value: frozenset([(1, value), (2, value)])])
 def test_what_is_shared_at_every_level_is_walked_once(way, pair):
@@ -301,6 +345,30 @@ def test_what_is_shared_at_every_level_is_walked_once(way, pair):
         clone, again = (first[1], other[1]) if isinstance(clone, frozenset) else (first, other)
         assert clone is again
     assert type(clone[0]) is Identity
+
+
+def test_memory_is_linear():
+    def peak(number):
+        value = [{"id": index, "tags": [str(index)]} for index in range(number)]
+        value.append(value)
+        tracemalloc.start()
+        try:
+            structured_clone(value)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(100_000) < 12 * peak(10_000)
+
+
+def test_nothing_is_kept_of_what_was_cloned():
+    shared = [object() for _ in range(1_000)]
+    value = [shared, shared, {"objects": shared, "again": shared}]
+    before = [sys.getrefcount(item) for item in (shared, value, *shared)]
+    structured_clone(value)
+    with pytest.raises(DataCloneError):
+        structured_clone([value, threading.Lock()])
+    assert [sys.getrefcount(item) for item in (shared, value, *shared)] == before
 
 
 @every_way
@@ -416,16 +484,6 @@ def test_a_class_may_change_between_messages():
 class Changing:
     def __init__(self, kept=1):
         self.kept = kept
-
-
-class Linked:
-    """Nested by an attribute that a reducer returns."""
-
-    def __init__(self, child):
-        self.child = child
-
-    def __reduce__(self):
-        return Linked, (self.child,)
 
 
 NESTS = {

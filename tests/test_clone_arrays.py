@@ -3,10 +3,11 @@
 import pickle
 import threading
 
-import numpy as np
 import pytest
 
 from messagechannel import DataCloneError, MessageChannel, structured_clone
+
+np = pytest.importorskip("numpy", reason="numpy is not installed: make pytest-arrays")
 
 
 def read_only(array):

@@ -2,7 +2,7 @@
 
    CPython has no such functions, and so this looks into the entries of the commonest kind of dict, where the layout is
    known: CPython 3.11 to 3.13 with the GIL, a table of its own, all keys str. Everything else takes the public way. A
-   position means the same in both. tests/test_clone.py compares them. */
+   position means the same in both. tests/test_clone_properties.py notices when the layout is another. */
 #ifndef MESSAGECHANNEL_DICT_ENTRIES_H
 #define MESSAGECHANNEL_DICT_ENTRIES_H
 

@@ -4,8 +4,17 @@
 
 #include <Python.h>
 
-#ifndef _WIN32
+#ifdef _WIN32
+#include <intrin.h>
+#else
 #include <pthread.h>
+#endif
+
+/* An address in the stack frame of the function. Not that of a variable, which sanitizers put elsewhere. */
+#ifdef _MSC_VER
+#define STACK_HERE ((const char *)_AddressOfReturnAddress())
+#else
+#define STACK_HERE ((const char *)__builtin_frame_address(0))
 #endif
 
 /* Returns the lowest address of the stack that `here` is on, or NULL where that is unknown. */

@@ -133,13 +133,12 @@ enum {
 void walk_init(struct walk *w, PyObject *(*rebuild)(struct walk *, PyObject *, int),
                int (*judge)(struct walk *, PyObject *, PyObject **))
 {
-    char here;
     w->memo.first = (struct memo_entry){NULL, NULL};
     w->memo.used = 0;
     w->memo.mask = MEMO_INITIAL - 1;
     w->memo.entries = w->memo.initial;
     memset(w->verdicts, 0, sizeof w->verdicts);
-    w->floor = &here - STACK_UNSEEN;
+    w->floor = STACK_HERE - STACK_UNSEEN;
     w->at_floor = 0;
     w->path = NULL;
     w->rebuild = rebuild;
@@ -710,10 +709,9 @@ static PyObject *clone_known_or_new(struct walk *w, PyObject *o, PyTypeObject *t
 
 PyObject *walk_clone(struct walk *w, PyObject *o, Py_ssize_t holders)
 {
-    char here;
     if (is_atom(o))
         return Py_NewRef(o);
-    if (&here < w->floor && go_deeper(w, &here) < 0)
+    if (STACK_HERE < w->floor && go_deeper(w, STACK_HERE) < 0)
         return NULL;
     /* These two may turn out to be immutable, and then need no memo. */
     if (Py_TYPE(o) == &PyTuple_Type)
