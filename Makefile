@@ -85,7 +85,7 @@ $(STAMPS)/package: $(STAMPS)/pip $(SOURCES)
 	@touch $@
 
 $(STAMPS)/group-%: $(STAMPS)/pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --group $*
+	$(BIN)/python -m pip install --quiet --prefer-binary --group $*
 	@touch $@
 
 $(STAMPS)/build-tools: $(STAMPS)/pip pyproject.toml

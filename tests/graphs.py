@@ -103,7 +103,7 @@ class Reduced:
         self.label, self.items, self.pairs, self.state = label, [], {}, None
 
     def __reduce__(self):
-        return Reduced, (self.label,), {"state": self.state}, iter(self.items), iter(self.pairs.items()), set_reduced
+        return Reduced, (self.label,), {"said": self.state}, iter(self.items), iter(self.pairs.items()), set_reduced
 
     def extend(self, items):
         self.items.extend(items)
@@ -113,7 +113,7 @@ class Reduced:
 
 
 def set_reduced(reduced, state):
-    reduced.state = state["state"]
+    reduced.state = state["said"]
 
 
 class Singleton:
