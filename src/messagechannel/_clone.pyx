@@ -46,7 +46,8 @@ cdef extern from "walk.h":
     PyObject *memo_get(memo *m, PyObject *original) noexcept
     int memo_put(memo *m, object original, object clone) except -1
     void walk_step(walk *w, int step, object key) noexcept
-    int is_plain(object cls, tuple hooks, PyObject *slots) except -1
+    bint is_simple(object cls, tuple hooks) noexcept
+    bint is_all_state(object cls, PyObject *slots) noexcept
 
 cdef extern from *:
     """
@@ -107,15 +108,26 @@ cdef bint _is_zoned(object value) except -1:
     return getattr(sys.modules.get("datetime"), cls.__name__, None) is cls
 
 
+cdef object _copyreg = None
+
+
+cdef object _registry():
+    """Return the module copyreg, which a program that clones nothing but containers need not import."""
+    global _copyreg
+    if _copyreg is None:
+        import copyreg
+        _copyreg = copyreg
+    return _copyreg
+
+
 cdef int _judge(walk *w, object value, PyObject **slots) except -1:
-    import copyreg
     cls = type(value)
     if _is_immutable_type(cls):
         return KIND_REFERENCE
-    if cls in copyreg.dispatch_table or isinstance(value, type):
+    if not is_simple(cls, _hooks) or cls in _registry().dispatch_table:
         return KIND_REDUCED
-    names = copyreg._slotnames(cls)
-    if not is_plain(cls, _hooks, <PyObject *>names if names else NULL):
+    names = _registry()._slotnames(cls)
+    if not is_all_state(cls, <PyObject *>names if names else NULL):
         return KIND_REDUCED
     _find(w, cls, None)
     if names:
@@ -236,9 +248,8 @@ cdef object _find(walk *w, object value, str name):
 # ---- the protocol of reducers ----
 
 cdef object _reduce(walk *w, object value):
-    import copyreg
     try:
-        reducer = copyreg.dispatch_table.get(type(value))
+        reducer = _registry().dispatch_table.get(type(value))
         if reducer is not None:
             return reducer(value)
         reducer = getattr(value, "__reduce_ex__", None)
@@ -268,7 +279,12 @@ cdef object _rebuild(walk *w, object value, bint shared):
         return _find(w, value, reduced)
     if not isinstance(reduced, tuple) or not 2 <= len(reduced) <= 6:
         raise _refusal(w, value, "__reduce__ must return a string or a tuple of 2 to 6 items")
-    function, args, state, items, pairs, set_state = (*reduced, None, None, None, None)[:6]
+    size = len(reduced)
+    function, args = reduced[0], reduced[1]
+    state = reduced[2] if size > 2 else None
+    items = reduced[3] if size > 3 else None
+    pairs = reduced[4] if size > 4 else None
+    set_state = reduced[5] if size > 5 else None
     if not callable(function):
         raise _refusal(w, value, "the first item that __reduce__ returned must be callable")
     if not isinstance(args, tuple):

@@ -532,10 +532,9 @@ static PyObject *lookup(PyTypeObject *type, PyObject *name)
 #endif
 }
 
-int is_plain(PyObject *cls, PyObject *hooks, PyObject *slots)
+int is_simple(PyObject *cls, PyObject *hooks)
 {
     PyTypeObject *type = (PyTypeObject *)cls;
-    Py_ssize_t size = PyBaseObject_Type.tp_basicsize;
     if (type->tp_new != PyBaseObject_Type.tp_new || type->tp_itemsize != 0
         || type->tp_getattro != PyObject_GenericGetAttr)
         return 0;
@@ -544,10 +543,14 @@ int is_plain(PyObject *cls, PyObject *hooks, PyObject *slots)
         if (lookup(type, name) != lookup(&PyBaseObject_Type, name))
             return 0;
     }
-    /* A larger object has state that only its own C code knows of. */
-    size += (Py_ssize_t)sizeof(PyObject *)
-            * ((type->tp_dictoffset > 0) + (type->tp_weaklistoffset > 0) + (slots ? PyList_GET_SIZE(slots) : 0));
-    return type->tp_basicsize <= size;
+    return 1;
+}
+
+int is_all_state(PyObject *cls, PyObject *slots)
+{
+    PyTypeObject *type = (PyTypeObject *)cls;
+    Py_ssize_t pointers = (type->tp_dictoffset > 0) + (type->tp_weaklistoffset > 0) + (slots ? PyList_GET_SIZE(slots) : 0);
+    return type->tp_basicsize <= PyBaseObject_Type.tp_basicsize + pointers * (Py_ssize_t)sizeof(PyObject *);
 }
 
 /* Returns a shallow copy of an object's __dict__, or None if pickle would notice something in it: a name that it calls

@@ -42,7 +42,7 @@ struct memo {
 /* What is done with the instances of exactly one type. */
 enum kind {
     KIND_REFERENCE = 1, /* immutable all the way down */
-    KIND_PLAIN,         /* made by object.__new__, and all its state is in __dict__ and slots: see is_plain */
+    KIND_PLAIN,         /* all its state is in __dict__ and slots: see is_simple */
     KIND_REDUCED        /* anything else */
 };
 
@@ -87,9 +87,12 @@ int memo_put(struct memo *, PyObject *original, PyObject *clone);
 /* While an exception goes up: adds a step to the path of what was refused; nothing if nothing was. */
 void walk_step(struct walk *, enum step, PyObject *key);
 
-/* Whether pickle would take instances of the type apart by object.__reduce_ex__ and nothing else, and put them together
-   by object.__new__, their __dict__, and setattr for their slots. `hooks` are the names that must mean what they mean for
-   object, `slots` is what copyreg._slotnames says. */
-int is_plain(PyObject *type, PyObject *hooks, PyObject *slots);
+/* KIND_PLAIN is what pickle would take apart by object.__reduce_ex__ and nothing else, and put together by
+   object.__new__, __dict__, and setattr for slots.
+
+   Whether the type leaves all that to object: `hooks` are the names that must mean what they mean for object. */
+int is_simple(PyObject *cls, PyObject *hooks);
+/* Whether the instances have no state that only C code knows of; `slots` is what copyreg._slotnames says, or NULL. */
+int is_all_state(PyObject *cls, PyObject *slots);
 
 #endif
