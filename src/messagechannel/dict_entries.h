@@ -10,6 +10,8 @@
 
 #if !defined Py_GIL_DISABLED && PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030E0000
 #define HAVE_DICT_ENTRIES
+/* A macro of the public headers of CPython 3.12 whose name the internal ones use for a function. */
+#undef _PyGC_FINALIZED
 #define Py_BUILD_CORE
 #include <internal/pycore_dict.h>
 #undef Py_BUILD_CORE
