@@ -112,14 +112,17 @@ static void collector_on(struct walk *w)
 }
 #endif
 
+/* What a reducer returned is walked through in the midst of alien code, and may call another reducer. */
 static void alien_code_begins(struct walk *w)
 {
-    collector_on(w);
+    if (w->alien_depth++ == 0)
+        collector_on(w);
 }
 
 static void alien_code_ends(struct walk *w)
 {
-    collector_off(w);
+    if (--w->alien_depth == 0)
+        collector_off(w);
 }
 
 enum {
@@ -140,6 +143,7 @@ void walk_init(struct walk *w, PyObject *(*rebuild)(struct walk *, PyObject *, i
     memset(w->verdicts, 0, sizeof w->verdicts);
     w->floor = STACK_HERE - STACK_UNSEEN;
     w->at_floor = 0;
+    w->alien_depth = 0;
     w->path = NULL;
     w->rebuild = rebuild;
     w->judge = judge;
@@ -316,8 +320,11 @@ static int clone_keys_and_values(struct walk *w, PyObject *copy, Py_ssize_t done
 {
     PyObject *items = PyDict_Items(copy);
     int error = items ? 0 : -1;
-    if (items)
+    if (items) {
+        /* Nobody must find and change what is gone through with borrowed references. */
+        PyObject_GC_UnTrack(items);
         PyDict_Clear(copy);
+    }
     for (Py_ssize_t i = 0; !error && i < PyList_GET_SIZE(items); i++) {
         PyObject *key = PyTuple_GET_ITEM(PyList_GET_ITEM(items, i), 0);
         PyObject *value = PyTuple_GET_ITEM(PyList_GET_ITEM(items, i), 1);
@@ -336,19 +343,31 @@ static int clone_keys_and_values(struct walk *w, PyObject *copy, Py_ssize_t done
     return error;
 }
 
-/* Returns 1 if the clone of a dict's key is another object, else 0, or -1 with an exception set. */
-static int key_differs(struct walk *w, PyObject *key)
+/* Clones the item number `done` of a shallow copy of a dict, whose key is no atom, and all that come after it if need be:
+   `*position` is past them then. Returns -1 with an exception set. */
+static int clone_item(struct walk *w, PyObject *copy, Py_ssize_t done, Py_ssize_t *position, PyObject *key,
+                      PyObject *value)
 {
     PyObject *clone;
-    int differs;
+    int error = 0;
+    /* The methods of a key can reach a copy that is in the memo, and empty it. */
     Py_INCREF(key);
+    Py_INCREF(value);
     clone = walk_clone(w, key, 0);
-    if (!clone)
+    if (!clone) {
         walk_step(w, STEP_KEY, key);
-    differs = clone ? clone != key : -1;
+        error = -1;
+    }
+    else if (clone != key) {
+        error = clone_keys_and_values(w, copy, done);
+        *position = PY_SSIZE_T_MAX;
+    }
+    else if (!is_atom(value))
+        error = clone_value(w, copy, *position, key, value, STEP_VALUE);
     Py_XDECREF(clone);
     Py_DECREF(key);
-    return differs;
+    Py_DECREF(value);
+    return error;
 }
 
 static PyObject *clone_dict(struct walk *w, PyObject *dict, int shared)
@@ -356,12 +375,10 @@ static PyObject *clone_dict(struct walk *w, PyObject *dict, int shared)
     Py_ssize_t position = 0;
     PyObject *key, *value, *copy = remember(w, dict, PyDict_Copy(dict), shared);
     for (Py_ssize_t done = 0; copy && dict_next(copy, &position, &key, &value); done++) {
-        int differs = is_atom(key) ? 0 : key_differs(w, key), error = differs < 0;
-        if (differs > 0) {
-            position = PY_SSIZE_T_MAX;
-            error = clone_keys_and_values(w, copy, done);
-        }
-        else if (!error && !is_atom(value))
+        int error = 0;
+        if (!is_atom(key))
+            error = clone_item(w, copy, done, &position, key, value);
+        else if (!is_atom(value))
             error = clone_value(w, copy, position, key, value, STEP_VALUE);
         if (error)
             Py_CLEAR(copy);
@@ -658,19 +675,21 @@ static PyObject *clone_plain(struct walk *w, PyObject *o, PyObject *slots, int s
 
 static struct verdict *verdict_on(struct walk *w, PyObject *o)
 {
-    PyTypeObject *type = Py_TYPE(o);
+    PyTypeObject *type = Py_TYPE(o); /* Its metaclass can make of `o` an instance of another type. */
     struct verdict *v = &w->verdicts[((uintptr_t)type >> 5 ^ (uintptr_t)type >> 9) % WALK_TYPES];
     if (v->type != type) {
         PyObject *slots = NULL;
         int kind;
+        Py_INCREF(type);
         alien_code_begins(w);
         kind = w->judge(w, o, &slots);
         alien_code_ends(w);
-        if (kind < 0)
+        if (kind < 0) {
+            Py_DECREF(type);
             return NULL;
+        }
         Py_XDECREF(v->type);
         Py_XDECREF(v->slots);
-        Py_INCREF(type);
         *v = (struct verdict){type, slots, (enum kind)kind};
     }
     return v;

@@ -63,6 +63,8 @@ struct walk {
     int at_floor;
     /* Whether the garbage collector is on where other code runs. */
     int collects;
+    /* How many calls of other code are under way, one inside another. */
+    int alien_depth;
     /* Once something was refused: the steps to it, innermost first, as (step, key) tuples; owned. Else NULL. */
     PyObject *path;
     /* Returns a new reference to the clone of what has no walk here. `shared` tells that it belongs into the memo. */

@@ -1,0 +1,186 @@
+"""Structured clone of values that work against it: whatever their methods, other threads, destructors or the allocator
+do, there is a clone or an exception, and no crash.
+"""
+
+import array
+import collections
+import gc
+import pickle
+import weakref
+
+import pytest
+
+from messagechannel import DataCloneError, structured_clone
+
+
+class Reduced:
+    """Calls a function when it is reduced, and is reduced to what that returns."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __reduce__(self):
+        return self.function()
+
+
+known = weakref.WeakValueDictionary()
+
+
+def find(number):
+    return known[number]
+
+
+class Calls:
+    """A function that is passed by reference though no name leads to it."""
+
+    def __init__(self, function):
+        self.function = function
+        known[id(self)] = self
+
+    def __call__(self, *args):
+        return self.function(*args)
+
+    def __reduce__(self):
+        return find, (id(self),)
+
+
+# ---- the garbage collector's state ----
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize(
+    "value",
+    [
+        [[1]],
+        collections.deque([collections.deque([[1]])]),
+        {"a": collections.OrderedDict(a=collections.OrderedDict(b=1))},
+        Reduced(lambda: (list, ([Reduced(lambda: (list, ()))],))),
+    ],
+    ids=["list", "deques", "OrderedDicts", "reducers"],
+)
+def test_the_collector_is_on_or_off_as_before(value, enabled):
+    was = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        structured_clone(value)
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
+def test_a_reducer_finds_the_collector_on_also_after_another_one_inside_it():
+    seen = []
+    look = Calls(lambda *args: seen.append(gc.isenabled()))
+    structured_clone(Reduced(lambda: (look, ([1], Reduced(lambda: (look, ()))))))
+    assert seen == [True, True]
+
+
+def test_a_reducer_can_turn_the_collector_off():
+    assert gc.isenabled()
+    try:
+        structured_clone([Reduced(lambda: gc.disable() or (list, ())), [1]])
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+# ---- what changes while it is walked ----
+
+
+class Key:
+    """A dict's key that is passed by reference, by a name; calls a function before that."""
+
+    function = None
+
+    def __reduce__(self):
+        self.function()
+        return "KEY"
+
+
+KEY = Key()
+
+
+@pytest.mark.parametrize(
+    "text", ["[[1]]", "{'a': [1]}", "(1, [2])", "{1}", "bytearray(b'x')", "collections.deque([1])"]
+)
+def test_a_key_can_empty_the_dict_and_its_clone(text, monkeypatch):
+    clones = []
+    original = {}
+    original["clone"] = Reduced(lambda: (Calls(clones.append), (original,)))
+    original[KEY] = eval(text)
+
+    def empty():
+        for each in (original, *clones):
+            each.clear()
+
+    monkeypatch.setattr(KEY, "function", empty, raising=False)
+    structured_clone(original)
+    assert len(clones) == 1
+
+
+# ---- what classes say of themselves ----
+
+
+@pytest.mark.parametrize("names", [("a",), 5, "ab", {"a": 1}, object()], ids=repr)
+def test_slot_names_that_are_no_list_are_refused_as_pickle_refuses_them(names):
+    cls = type("Wrong", (), {"__slotnames__": names, "__module__": __name__})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{__name__}.Wrong", cls, raising=False)
+        with pytest.raises(TypeError) as model:
+            pickle.dumps(cls(), 5)
+        with pytest.raises(TypeError) as caught:
+            structured_clone([cls()])
+    assert str(caught.value) == str(model.value)
+
+
+class ShortArray(array.array):
+    """Says that its items are longer than they are."""
+
+    typecode = "d"
+
+
+def test_a_transferred_array_keeps_its_real_item_type():
+    value = ShortArray("b", [1, 2, 3])
+    assert structured_clone(value, transfer=[value]) == array.array("b", [1, 2, 3])
+
+
+class UnprintableError(Exception):
+    def __str__(self):
+        raise KeyError("text")
+
+
+class Unprintables:
+    def __str__(self):
+        raise KeyError("text")
+
+
+@pytest.mark.parametrize("error", [UnprintableError(), TypeError(Unprintables()), TypeError(), ValueError(1)], ids=type)
+def test_an_exception_that_can_not_be_printed_propagates_unchanged(error):
+    def reduce():
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        structured_clone([Reduced(reduce)])
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("module", [None, 5])
+def test_an_object_whose_class_has_no_proper_module_is_refused_all_the_same(module):
+    def reduce():
+        raise TypeError("cannot pickle this")
+
+    cls = type("Lost", (Reduced,), {"__module__": module})
+    with pytest.raises(DataCloneError) as caught:
+        structured_clone([cls(reduce)])
+    assert caught.value.path == "$[0]"
+
+
+@pytest.mark.parametrize("make", [bytearray, lambda text: array.array("b", text)], ids=["bytearray", "array"])
+def test_a_view_of_what_takes_over_is_an_obstacle_and_nothing_is_detached(make):
+    first, second, views = make(b"first"), make(b"second"), []
+    look = Calls(lambda received: views.append(memoryview(received)))
+    with pytest.raises(DataCloneError) as caught:
+        structured_clone(Reduced(lambda: (look, (second,))), transfer=[first, second])
+    assert caught.value.path == "transfer[1]"
+    assert (first, second) == (make(b"first"), make(b"second"))
+    assert len(views) == 1
