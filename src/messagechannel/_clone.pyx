@@ -127,7 +127,8 @@ cdef int _judge(walk *w, object value, PyObject **slots) except -1:
     if not is_simple(cls, _hooks) or cls in _registry().dispatch_table:
         return KIND_REDUCED
     names = _registry()._slotnames(cls)
-    if not is_all_state(cls, <PyObject *>names if names else NULL):
+    # A class can say what it likes in __slotnames__; pickle has its own exception for that.
+    if type(names) is not list or not is_all_state(cls, <PyObject *>names if names else NULL):
         return KIND_REDUCED
     _find(w, cls, None)
     if names:
@@ -152,8 +153,9 @@ cdef bint _is_refusal(object error) except -1:
     for cls in type(error).__mro__:
         if cls.__name__ == "PicklingError" and cls.__module__ in ("_pickle", "pickle"):
             return True
-    text = str(error).lower()
-    return type(error) in _refusal_types and any([words in text for words in _refusal_words])
+    # The text of an exception is its own method's work, and so is that of what it holds.
+    text = error.args[0] if type(error) in _refusal_types and error.args else None
+    return type(text) is str and any([words in text.lower() for words in _refusal_words])
 
 
 cdef str _remedy(object value):
@@ -166,7 +168,7 @@ cdef str _remedy(object value):
         return f"the function {value.__qualname__} can't be found by its name; define it at module level"
     if isinstance(value, type):
         return f"the class {value.__qualname__} can't be found by its name; define it at module level"
-    return f"a {cls.__module__ + '.' if cls.__module__ != 'builtins' else ''}{cls.__qualname__} can't be cloned"
+    return f"a {f'{cls.__module__}.' if cls.__module__ != 'builtins' else ''}{cls.__qualname__} can't be cloned"
 
 
 cdef object _refusal(walk *w, object value, object reason):

@@ -1501,7 +1501,7 @@ def _make_empty_port(port):
     return construct_port(MessagePort, <PyObject *>NOTHING, NULL)
 
 
-def _port_obstacle(MessagePort port):
+def _port_obstacle(MessagePort port, received):
     return port.obstacle()
 
 

@@ -25,6 +25,6 @@ class Transfer:
 def register_transferable(
     cls: type[_T],
     receiver: Callable[[_T], _T],
-    obstacle: Callable[[_T], str | None],
+    obstacle: Callable[[_T, _T], str | None],
     move: Callable[[_T, _T], None],
 ) -> None: ...

@@ -45,7 +45,7 @@ def register_transferable(cls, receiver, obstacle, move):
     """Make the instances of exactly `cls`, or of its subclasses, transferable.
 
     :param receiver: ``receiver(item)`` makes the empty object that will take over.
-    :param obstacle: ``obstacle(item)`` says why the item can't be transferred now, or returns None.
+    :param obstacle: ``obstacle(item, received)`` says why the item can't be transferred now, or returns None.
     :param move: ``move(item, received)`` moves everything over and leaves the item detached; it can't fail.
     """
     _transferables[cls] = (receiver, obstacle, move)
@@ -70,8 +70,9 @@ def _empty_bytearray(item):
     return bytearray()
 
 
-def _bytearray_obstacle(item):
-    return EXPORTED if bytearray_is_exported(<PyObject *>item) else None
+def _bytearray_obstacle(item, received):
+    # A reducer may have made a view of what takes over.
+    return EXPORTED if bytearray_is_exported(<PyObject *>item) or bytearray_is_exported(<PyObject *>received) else None
 
 
 def _move_bytearray(item, received):
@@ -80,11 +81,13 @@ def _move_bytearray(item, received):
 
 
 def _empty_array(item):
-    return sys.modules["array"].array(item.typecode)
+    array = sys.modules["array"].array
+    # A subclass may say something else of itself.
+    return array(array.typecode.__get__(item))
 
 
-def _array_obstacle(item):
-    return EXPORTED if array_is_exported(<PyObject *>item) else None
+def _array_obstacle(item, received):
+    return EXPORTED if array_is_exported(<PyObject *>item) or array_is_exported(<PyObject *>received) else None
 
 
 def _move_array(item, received):
@@ -154,8 +157,8 @@ cdef class Transfer:
 
         :raises DataCloneError: for one that can't.
         """
-        for index, (item, hooks) in enumerate(zip(self.items, self._hooks)):
-            reason = None if hooks is None else hooks[1](item)
+        for index, (item, received, hooks) in enumerate(zip(self.items, self.received, self._hooks)):
+            reason = None if hooks is None else hooks[1](item, received)
             if reason is not None:
                 raise self.refusal(index, f"this {type(item).__name__} can't be transferred: {reason}")
 
