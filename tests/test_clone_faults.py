@@ -118,6 +118,83 @@ def test_a_key_can_empty_the_dict_and_its_clone(text, monkeypatch):
     assert len(clones) == 1
 
 
+# ---- references that only reducers make ----
+
+
+class Node:
+    def __init__(self, name):
+        self.name = name
+
+
+class Weak:
+    """Holds weakly what its state holds."""
+
+    def __init__(self, target=None):
+        self.target = target and weakref.ref(target)
+
+    def __getstate__(self):
+        return {"target": self.target()}
+
+
+class First:
+    """Holds a list, and reduces to its first item."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __reduce__(self):
+        return list, ((self.items[0],),)
+
+
+class Self:
+    def __getstate__(self):
+        return {"me": self}
+
+
+class Guess:
+    def __getattribute__(self, name):
+        if name == "__reduce_ex__":
+            return lambda protocol: (list, (self.items[:1],))
+        return super().__getattribute__(name)
+
+
+def inventions():
+    """Yield names, values, and what tells of a clone whether everything is shared that should be."""
+    node = Node([])
+    yield "weak, after", [node, Weak(node)], lambda clone: clone[1].target is clone[0]
+    node = Node([])
+    yield "weak, before", [Weak(node), node], lambda clone: clone[0].target is clone[1]
+    items = [[1], [2]]
+    yield "item, after", {"a": items, "b": First(items)}, lambda clone: clone["b"][0] is clone["a"][0]
+    yield "item, before", {"b": First(items), "a": items}, lambda clone: clone["b"][0] is clone["a"][0]
+    yield "tuple", {"a": items, "b": (1, (First(items),))}, lambda clone: clone["b"][1][0][0] is clone["a"][0]
+    yield "deque", [items, collections.deque([First(items)])], lambda clone: clone[1][0][0] is clone[0][0]
+    guess = Guess()
+    guess.items = items
+    yield "getattr", [items, guess], lambda clone: clone[1][0] is clone[0][0]
+    yield "self", [Self()], lambda clone: clone[0].me is clone[0]
+    yield "selves", ({1}, {"a": [Self()]}), lambda clone: clone[1]["a"][0].me is clone[1]["a"][0]
+
+
+@pytest.mark.parametrize(
+    ("value", "is_shared"), [pytest.param(value, test, id=name) for name, value, test in inventions()]
+)
+def test_what_a_reducer_returns_is_shared_with_what_was_cloned_before(value, is_shared):
+    assert is_shared(pickle.loads(pickle.dumps(value, 5)))
+    assert is_shared(structured_clone(value))
+
+
+def test_a_reducer_is_called_once():
+    calls = []
+
+    def reduce():
+        calls.append(1)
+        return list, ()
+
+    structured_clone([[1], collections.deque([[2], Reduced(reduce)])])
+    assert calls == [1]
+
+
 # ---- what classes say of themselves ----
 
 

@@ -26,6 +26,8 @@ cdef extern from "walk.h":
 
     ctypedef struct walk "struct walk":
         memo memo
+        bint recalls
+        bint forgot
         PyObject *path
 
     enum:
@@ -39,7 +41,7 @@ cdef extern from "walk.h":
         STEP_ATTRIBUTE
 
     bint is_atom(object o) noexcept
-    void walk_init(walk *w, object (*rebuild)(walk *, object, bint),
+    void walk_init(walk *w, bint recalls, object (*rebuild)(walk *, object),
                    int (*judge)(walk *, object, PyObject **) except -1)
     void walk_clear(walk *w) noexcept
     object walk_clone(walk *w, object o, Py_ssize_t holders)
@@ -48,6 +50,7 @@ cdef extern from "walk.h":
     void walk_step(walk *w, int step, object key) noexcept
     bint is_simple(object cls, tuple hooks) noexcept
     bint is_all_state(object cls, PyObject *slots) noexcept
+    PyObject *type_lookup(object cls, object name) noexcept
 
 cdef extern from *:
     """
@@ -77,6 +80,12 @@ cdef extern from *:
 # What pickle looks for in the type of an instance, and what is not there to be found if object's own will do.
 cdef tuple _hooks = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs_ex__",
                      "__getnewargs__", "__class__")
+
+# Where a class may do as it likes when pickle asks it.
+cdef tuple _methods = (*_hooks, "__getattr__", "__getattribute__")
+# What is written in C returns what it holds, and so do the methods that these modules give classes.
+cdef tuple _c_methods = (type(object.__reduce__), type(object.__getattribute__), type(object.__dict__["__class__"]))
+cdef tuple _trusted_modules = ("collections", "dataclasses", "enum")
 
 # Immutable types of the standard library, by name: most programs never import most of them.
 cdef dict _immutable_names = {
@@ -120,15 +129,43 @@ cdef object _registry():
     return _copyreg
 
 
+class _RecallError(BaseException):
+    """The walk has to begin again, and to remember everything."""
+
+
+cdef bint _may_invent(object method) except -1:
+    """Tell whether a method may return references that nothing accounts for."""
+    if type(method) in _c_methods:
+        return False
+    return not PyFunction_Check(method) or method.__globals__.get("__name__") not in _trusted_modules
+
+
+cdef int _expect_inventions(walk *w, object cls, object reducer) except -1:
+    """Make sure that everything is remembered if reducers of that type may return whatever they like."""
+    cdef PyObject *method
+    cdef bint invents = reducer is not None and _may_invent(reducer)
+    for name in _methods:
+        method = type_lookup(cls, name)
+        if method is not NULL and method != type_lookup(object, name):
+            invents |= _may_invent(<object>method)
+    if invents and w.forgot:
+        raise _RecallError
+    w.recalls |= invents
+    return 0
+
+
 cdef int _judge(walk *w, object value, PyObject **slots) except -1:
     cls = type(value)
     if _is_immutable_type(cls):
         return KIND_REFERENCE
-    if not is_simple(cls, _hooks) or cls in _registry().dispatch_table:
+    if isinstance(value, type):
         return KIND_REDUCED
-    names = _registry()._slotnames(cls)
+    reducer = _registry().dispatch_table.get(cls)
+    names = _registry()._slotnames(cls) if reducer is None and is_simple(cls, _hooks) else None
     # A class can say what it likes in __slotnames__; pickle has its own exception for that.
     if type(names) is not list or not is_all_state(cls, <PyObject *>names if names else NULL):
+        if not w.recalls:
+            _expect_inventions(w, cls, reducer)
         return KIND_REDUCED
     _find(w, cls, None)
     if names:
@@ -262,15 +299,14 @@ cdef object _reduce(walk *w, object value):
         raise _refusal(w, value, error) from error
 
 
-cdef object _rebuild(walk *w, object value, bint shared):
+cdef object _rebuild(walk *w, object value):
     """Clone what walk.c has no walk for."""
     cdef PyObject *known
     if PyFunction_Check(value) or isinstance(value, type):
         return _find(w, value, None)
     if PyPickleBuffer_Check(value):
         made = copy_pickle_buffer(value)
-        if shared:
-            memo_put(&w.memo, value, made)
+        memo_put(&w.memo, value, made)
         return made
     if _is_zoned(value):
         zone = value.tzinfo
@@ -293,12 +329,11 @@ cdef object _rebuild(walk *w, object value, bint shared):
         raise _refusal(w, value, "the second item that __reduce__ returned must be a tuple")
     del reduced
     made = _make(w, value, function, args)
-    if shared:
-        # The value may have been met again inside its arguments.
-        known = memo_get(&w.memo, <PyObject *>value)
-        if known is not NULL:
-            return <object>known
-        memo_put(&w.memo, value, made)
+    # The value may have been met again inside its arguments.
+    known = memo_get(&w.memo, <PyObject *>value)
+    if known is not NULL:
+        return <object>known
+    memo_put(&w.memo, value, made)
     if items is not None:
         _extend(w, made, items)
     if pairs is not None:
@@ -499,10 +534,18 @@ cpdef object clone(object value, Transfer transfer):
     :raises RecursionError: for a value that is nested too deeply.
     :raises Exception: whatever the value's own methods raise.
     """
-    cdef walk w
     if is_atom(value):
         return value
-    walk_init(&w, _rebuild, _judge)
+    try:
+        return _walk(value, transfer, False)
+    except _RecallError:
+        pass
+    return _walk(value, transfer, True)
+
+
+cdef object _walk(object value, Transfer transfer, bint recalls):
+    cdef walk w
+    walk_init(&w, recalls, _rebuild, _judge)
     try:
         if transfer is not None:
             for item, received in zip(transfer.items, transfer.received):

@@ -133,7 +133,7 @@ enum {
     STACK_RESERVE = 1 << 18
 };
 
-void walk_init(struct walk *w, PyObject *(*rebuild)(struct walk *, PyObject *, int),
+void walk_init(struct walk *w, int recalls, PyObject *(*rebuild)(struct walk *, PyObject *),
                int (*judge)(struct walk *, PyObject *, PyObject **))
 {
     w->memo.first = (struct memo_entry){NULL, NULL};
@@ -143,6 +143,8 @@ void walk_init(struct walk *w, PyObject *(*rebuild)(struct walk *, PyObject *, i
     memset(w->verdicts, 0, sizeof w->verdicts);
     w->floor = STACK_HERE - STACK_UNSEEN;
     w->at_floor = 0;
+    w->recalls = recalls;
+    w->forgot = 0;
     w->alien_depth = 0;
     w->path = NULL;
     w->rebuild = rebuild;
@@ -175,11 +177,11 @@ static int go_deeper(struct walk *w, const char *here)
     return -1;
 }
 
-static PyObject *rebuild(struct walk *w, PyObject *o, int shared)
+static PyObject *rebuild(struct walk *w, PyObject *o)
 {
     PyObject *clone;
     alien_code_begins(w);
-    clone = w->rebuild(w, o, shared);
+    clone = w->rebuild(w, o);
     alien_code_ends(w);
     return clone;
 }
@@ -222,6 +224,15 @@ static inline int is_alone(PyObject *o, Py_ssize_t holders)
 #else
     return Py_REFCNT(o) <= holders;
 #endif
+}
+
+/* Whether it may be in the memo, or belongs there. */
+static inline int is_shared(struct walk *w, PyObject *o, Py_ssize_t holders)
+{
+    if (w->recalls || !is_alone(o, holders))
+        return 1;
+    w->forgot = 1;
+    return 0;
 }
 
 /* Puts what is `shared` into the memo. Takes over `clone`, and returns it or NULL. */
@@ -397,7 +408,7 @@ static PyObject *clone_tuple(struct walk *w, PyObject *tuple, Py_ssize_t holders
         i++;
     if (i == n)
         return Py_NewRef(tuple);
-    shared = !is_alone(tuple, holders);
+    shared = is_shared(w, tuple, holders);
     if (shared && (known = memo_get(&w->memo, tuple)))
         return Py_NewRef(known);
     for (; i < n; i++) {
@@ -483,7 +494,7 @@ static PyObject *clone_frozenset(struct walk *w, PyObject *set, Py_ssize_t holde
     int shared, differs, atoms = has_only_atoms(set);
     if (atoms)
         return atoms < 0 ? NULL : Py_NewRef(set);
-    shared = !is_alone(set, holders);
+    shared = is_shared(w, set, holders);
     if (shared && (known = memo_get(&w->memo, set)))
         return Py_NewRef(known);
     list = PyList_New(0);
@@ -537,15 +548,15 @@ static int is_dunder(PyObject *name)
     return PyUnicode_GET_LENGTH(name) > 4 && PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_';
 }
 
-static PyObject *lookup(PyTypeObject *type, PyObject *name)
+PyObject *type_lookup(PyObject *type, PyObject *name)
 {
 #ifdef Py_GIL_DISABLED
     /* Types keep what they have as long as it is compared here. */
-    PyObject *found = _PyType_LookupRef(type, name);
+    PyObject *found = _PyType_LookupRef((PyTypeObject *)type, name);
     Py_XDECREF(found);
     return found;
 #else
-    return _PyType_Lookup(type, name);
+    return _PyType_Lookup((PyTypeObject *)type, name);
 #endif
 }
 
@@ -557,7 +568,7 @@ int is_simple(PyObject *cls, PyObject *hooks)
         return 0;
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(hooks); i++) {
         PyObject *name = PyTuple_GET_ITEM(hooks, i);
-        if (lookup(type, name) != lookup(&PyBaseObject_Type, name))
+        if (type_lookup(cls, name) != type_lookup((PyObject *)&PyBaseObject_Type, name))
             return 0;
     }
     return 1;
@@ -592,7 +603,7 @@ static PyObject *copy_attributes(PyObject *o)
    attributes in itself as long as nobody asks for its __dict__. */
 static int set_attribute(PyObject *o, PyObject *name, PyObject *value)
 {
-    PyObject *dict, *descriptor = lookup(Py_TYPE(o), name);
+    PyObject *dict, *descriptor = type_lookup((PyObject *)Py_TYPE(o), name);
     int error;
     if (!descriptor || !Py_TYPE(descriptor)->tp_descr_set)
         return PyObject_GenericSetAttr(o, name, value);
@@ -659,7 +670,7 @@ static PyObject *clone_plain(struct walk *w, PyObject *o, PyObject *slots, int s
             return NULL;
         if (attributes == Py_None) {
             Py_DECREF(attributes);
-            return rebuild(w, o, shared);
+            return rebuild(w, o);
         }
     }
     none = PyTuple_New(0);
@@ -704,7 +715,7 @@ static PyObject *clone_object(struct walk *w, PyObject *o, int shared)
     if (v->kind == KIND_REFERENCE)
         return Py_NewRef(o);
     if (v->kind == KIND_REDUCED)
-        return rebuild(w, o, shared);
+        return rebuild(w, o);
     slots = Py_XNewRef(v->slots);
     clone = clone_plain(w, o, slots, shared);
     Py_XDECREF(slots);
@@ -715,7 +726,7 @@ static PyObject *clone_object(struct walk *w, PyObject *o, int shared)
 static PyObject *clone_known_or_new(struct walk *w, PyObject *o, PyTypeObject *type, Py_ssize_t holders)
 {
     PyObject *known;
-    int shared = !is_alone(o, holders);
+    int shared = is_shared(w, o, holders);
     if (shared && (known = memo_get(&w->memo, o)))
         return Py_NewRef(known);
     if (type == &PyDict_Type)

@@ -6,7 +6,8 @@
 
    Memory.  The memo owns what it maps from and what it maps to, so that no address in it is used again during the walk.
    A container whose references are all accounted for by the parent that is being walked can be met only once: it is not
-   in the memo (`holders`, below). */
+   in the memo (`holders`, below). That no longer holds when a reducer makes references of its own, out of a weak one or
+   of its parents' items. So once one is met the walk begins again, and remembers everything (`recalls`). */
 #ifndef MESSAGECHANNEL_WALK_H
 #define MESSAGECHANNEL_WALK_H
 
@@ -61,19 +62,21 @@ struct walk {
     /* The lowest stack address that the walk may reach; see go_deeper. */
     const char *floor;
     int at_floor;
+    /* Whether everything goes into the memo, and whether anything did not. */
+    int recalls, forgot;
     /* Whether the garbage collector is on where other code runs. */
     int collects;
     /* How many calls of other code are under way, one inside another. */
     int alien_depth;
     /* Once something was refused: the steps to it, innermost first, as (step, key) tuples; owned. Else NULL. */
     PyObject *path;
-    /* Returns a new reference to the clone of what has no walk here. `shared` tells that it belongs into the memo. */
-    PyObject *(*rebuild)(struct walk *, PyObject *, int shared);
+    /* Returns a new reference to the clone of what has no walk here. */
+    PyObject *(*rebuild)(struct walk *, PyObject *);
     /* Returns the kind of an object's type, or -1 with an exception set; sets the slots of KIND_PLAIN. */
     int (*judge)(struct walk *, PyObject *, PyObject **slots);
 };
 
-void walk_init(struct walk *, PyObject *(*rebuild)(struct walk *, PyObject *, int),
+void walk_init(struct walk *, int recalls, PyObject *(*rebuild)(struct walk *, PyObject *),
                int (*judge)(struct walk *, PyObject *, PyObject **));
 void walk_clear(struct walk *);
 
@@ -96,5 +99,8 @@ void walk_step(struct walk *, enum step, PyObject *key);
 int is_simple(PyObject *cls, PyObject *hooks);
 /* Whether the instances have no state that only C code knows of; `slots` is what copyreg._slotnames says, or NULL. */
 int is_all_state(PyObject *cls, PyObject *slots);
+
+/* Returns a borrowed reference to what a type and its bases have by that name, or NULL without an exception. */
+PyObject *type_lookup(PyObject *type, PyObject *name);
 
 #endif
