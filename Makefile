@@ -23,8 +23,10 @@ SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
 WERROR ?= OFF
 C_CONFIGURE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S . \
 	-DMESSAGECHANNEL_EXTENSION=OFF -DMESSAGECHANNEL_C_TESTS=ON -DMESSAGECHANNEL_WERROR=ON
+# Multiplies the work of `make stress`: 4 takes about ten minutes.
+STRESS ?= 4
 
-.PHONY: demo test ctest pytest pytest-arrays lint sanitize bench matrix dist-check clean
+.PHONY: demo test ctest pytest pytest-arrays lint sanitize stress bench matrix dist-check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/package
@@ -58,6 +60,16 @@ sanitize: $(STAMPS)/build-tools
 	  && $(BIN)/cmake --build $(BUILD)/sanitize-$$sanitizers \
 	  && $(BIN)/ctest --test-dir $(BUILD)/sanitize-$$sanitizers --output-on-failure || exit 1; \
 	done
+
+# The stress tests alone, for longer: the C core's under both pairs of sanitizers, then the Python layer's.
+stress: $(STAMPS)/build-tools $(STAMPS)/package $(STAMPS)/group-test
+	for sanitizers in thread address,undefined; do \
+	  $(C_CONFIGURE) -B $(BUILD)/stress-$$sanitizers -DMESSAGECHANNEL_SANITIZE=$$sanitizers \
+	    -DMESSAGECHANNEL_STRESS_FACTOR=$(STRESS) \
+	  && $(BIN)/cmake --build $(BUILD)/stress-$$sanitizers \
+	  && $(BIN)/ctest --test-dir $(BUILD)/stress-$$sanitizers --output-on-failure -R 'stress|history' || exit 1; \
+	done
+	MESSAGECHANNEL_STRESS_FACTOR=$$((10 * $(STRESS))) $(BIN)/python -m pytest tests/test_stress.py
 
 bench: $(STAMPS)/package $(STAMPS)/group-bench
 	$(BIN)/python -m pytest bench --benchmark-only
