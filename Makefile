@@ -71,8 +71,10 @@ stress: $(STAMPS)/build-tools $(STAMPS)/package $(STAMPS)/group-test
 	done
 	MESSAGECHANNEL_STRESS_FACTOR=$$((10 * $(STRESS))) $(BIN)/python -m pytest tests/test_stress.py
 
-bench: $(STAMPS)/package $(STAMPS)/group-bench
-	$(BIN)/python -m pytest bench --benchmark-only
+bench: $(STAMPS)/package $(STAMPS)/group-bench $(STAMPS)/build-tools
+	$(C_CONFIGURE) -B $(BUILD)/bench -DMESSAGECHANNEL_C_TESTS=OFF -DMESSAGECHANNEL_BENCH=ON
+	$(BIN)/cmake --build $(BUILD)/bench
+	MESSAGECHANNEL_BENCH_RING=$(BUILD)/bench/bench_ring $(BIN)/python -m pytest bench --benchmark-only
 
 # The tests on every supported Python that is found.
 matrix:
