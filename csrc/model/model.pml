@@ -1,0 +1,112 @@
+/* Threads at one endpoint.  tools/model sets:
+ *
+ *     PRODUCERS, ITEMS_EACH    threads that push so many messages each, from number 1 on
+ *     CAPACITY                 of a bounded ring: producers wait for room
+ *     POLLERS                  threads that pop until the ring is closed and drained, and never sleep
+ *     SLEEPERS                threads that sleep while there is nothing, until the ring is closed and drained
+ *     HASTY                    of these, how many have a time-out, and go when it has passed
+ *     CLOSE_EARLY              one thread closes at any moment; else when all was received
+ *     SEGMENTS, SLOTS          how many segments there is memory for, slots in each
+ */
+#include "layout.h"
+#include "orders.h"
+
+c_decl {
+\#include "memory.h"
+\#include "record.h"
+}
+c_state "memory m" "Global"
+c_state "record r" "Global"
+
+byte producing = PRODUCERS;
+
+#include "ring.pml"
+#include "channel.pml"
+
+#define everything_popped c_expr { now.r.popped == now.r.claimed }
+/* What a consumer that polls would find at last; until then it looks in vain, which changes nothing for anybody. */
+#define worth_a_look c_expr { now.r.popped < now.r.claimed || now.r.shut }
+
+#define end_thread() atomic { c_code { finish(&now.m, PThread->me); } }
+
+proctype Thread(byte me; byte role)
+{
+    byte tail, segment, new_segment, offset, first, next, position;
+    byte item, outcome, woken, other, timed_out, i;
+    if
+    :: role == PRODUCER ->
+        do
+        :: i < ITEMS_EACH ->
+#ifdef CAPACITY
+            wait_for_room();
+            if
+            :: outcome == PUSHED -> ring_push(me * ITEMS_EACH + i + 1)
+            :: else
+            fi;
+#else
+            ring_push(me * ITEMS_EACH + i + 1);
+#endif
+            if
+            :: woken -> woken = 0; endpoint_wake(RECEIVERS)
+            :: else
+            fi;
+            i++
+        :: else -> break
+        od;
+        atomic { producing--; c_code { finish(&now.m, PThread->me); } }
+    :: role == POLLER ->
+        do
+        :: worth_a_look;
+            ring_pop();
+            if
+            :: item == 0 ->
+                ring_drained();
+                if
+                :: outcome == CLOSED -> break
+                :: else
+                fi
+            :: else ->
+                item = 0;
+#ifdef CAPACITY
+                ring_return_room();
+                endpoint_offer_room()
+#endif
+            fi
+        od;
+        end_thread()
+    :: role == SLEEPER || role == HASTY_SLEEPER ->
+        do
+        :: receive(role == HASTY_SLEEPER);
+            if
+            :: outcome == CLOSED || timed_out -> break
+            :: else
+            fi;
+            item = 0;
+#ifdef CAPACITY
+            ring_return_room();
+            endpoint_offer_room()
+#endif
+        od;
+        end_thread()
+    :: role == CLOSER ->
+#ifndef CLOSE_EARLY
+        producing == 0 && everything_popped;
+#endif
+        channel_close();
+        end_thread()
+    fi
+}
+
+init {
+    atomic {
+        byte t;
+        c_code { start(&now.m, TAIL_OF(0, LAST), CREDITS_AT_START); };
+        for (t : 0 .. THREADS - 1) {
+            run Thread(t, (t < PRODUCERS -> PRODUCER :
+                           (t < PRODUCERS + POLLERS -> POLLER :
+                            (t < PRODUCERS + POLLERS + HASTY -> HASTY_SLEEPER :
+                             (t < THREADS - 1 -> SLEEPER : CLOSER)))))
+        }
+        t = 0
+    }
+}
