@@ -1,7 +1,7 @@
 /* What the Promela and the C of the models both need to know of the data. */
 
 #define ITEMS (PRODUCERS * ITEMS_EACH)
-#define THREADS (PRODUCERS + POLLERS + SLEEPERS + 1)
+#define THREADS (PRODUCERS + POLLERS + SLEEPERS + OWNERS + 1)
 
 /* As in ring.h, but the numbers are small and a segment's name is its number, from 1. */
 #ifndef SLOTS
@@ -50,10 +50,13 @@
 #define NO_MEMORY 4
 #define ARMED 5
 #define NOT_EMPTY 6
+#define ONE_BY_ONE 7
+#define CLAIMED 8
 
 /* Roles of threads. */
 #define PRODUCER 0
 #define POLLER 1
 #define SLEEPER 2
 #define HASTY_SLEEPER 3
-#define CLOSER 4
+#define OWNER 4
+#define CLOSER 5

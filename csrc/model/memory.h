@@ -26,9 +26,17 @@
 extern void (*uerror)(char *);
 
 /* How many values of a history are kept; reading an older one is reported, so it can't go unnoticed.  A segment's
-   location has a stale one, an initial one and one that is stored, and only that is released with a view. */
+   location has a stale one, an initial one and one that is stored, and only that is released with a view.
+
+   SEQUENTIAL: every load reads the newest value, and all is known to all.  Such a model says nothing of memory orders;
+   it is for larger configurations. */
+#ifdef SEQUENTIAL
+#define TAIL_DEPTH 1
+#define DEPTH 1
+#else
 #define TAIL_DEPTH 12
 #define DEPTH 3
+#endif
 #define KEPT(l) ((l) == TAIL ? TAIL_DEPTH : DEPTH)
 #define CELL(l, n) ((l) == TAIL ? (n) : TAIL_DEPTH + ((l) - 1) * DEPTH + (n))
 #define CELLS CELL(LOCATIONS, 0)
@@ -287,7 +295,8 @@ static void reset(memory *m, int t, int s)
 {
     own_alone(m, t, s);
     for (int l = NEXT(s); l < NEXT(s + 1); l++) {
-        m->value[CELL(l, 1)] = STALE;
+        if (DEPTH > 1)
+            m->value[CELL(l, 1)] = STALE;
         m->value[CELL(l, 0)] = l == FIRST(s) ? UNKNOWN : 0;
         for (int u = 0; u < THREADS; u++)
             set_lag(&m->view[u], l, u != t);
@@ -358,6 +367,13 @@ static int for_consumers(int l)
 /* Forgets what no thread can read or learn. */
 static void settle(memory *m)
 {
+#ifdef SEQUENTIAL
+    FOR_EACH_VIEW(m, v) {
+        memset(v->lags, 0, sizeof v->lags);
+        v->facts = ~0u;
+    }
+    return;
+#endif
     view all, consumers;
     know_least(m, PRODUCERS, &consumers);
     /* A producer's lag where it does not load matters only for what it passes on. */
@@ -374,7 +390,8 @@ static void settle(memory *m)
                 know_nothing(&m->view[VIEW(l, n)]);
         }
         for (int n = 0; n < WITH_VIEW(l); n++)
-            say_less(&m->view[VIEW(l, n)], readers);
+            /* Of the tail, swaps read only the newest value, and only consumers acquire an older one. */
+            say_less(&m->view[VIEW(l, n)], l == TAIL && n > 0 ? &consumers : readers);
     }
     say_less(&m->view[TOTAL], &all);
     for (int w = 0; w < WORDS; w++)
@@ -391,3 +408,5 @@ static void finish(memory *m, int t)
 /* For Promela's conditions, which take no calls. */
 #define OLDEST oldest(&now.m, PThread->me, now.at, now.how)
 #define LAST_CANDIDATE (__builtin_popcount((unsigned)allocatable(&now.m)) - 1)
+#define NEWEST_HEAD newest(&now.m, HEAD)
+#define NEWEST_NEXT newest(&now.m, NEXT(PThread->segment))

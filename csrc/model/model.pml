@@ -18,7 +18,7 @@ c_decl {
 c_state "memory m" "Global"
 c_state "record r" "Global"
 
-byte producing = PRODUCERS;
+byte producing = PRODUCERS + OWNERS;
 
 #include "ring.pml"
 #include "channel.pml"
@@ -31,10 +31,17 @@ byte producing = PRODUCERS;
 
 proctype Thread(byte me; byte role)
 {
-    byte tail, segment, new_segment, offset, first, next, position;
+    byte tail, segment, new_segment, offset, first, next, position, done, run_;
     byte item, outcome, woken, other, timed_out, i;
     if
     :: role == PRODUCER ->
+#ifdef BATCH
+        ring_push_many(me * ITEMS_EACH + 1, ITEMS_EACH);
+        if
+        :: woken -> woken = 0; endpoint_wake(RECEIVERS)
+        :: else
+        fi;
+#else
         do
         :: i < ITEMS_EACH ->
 #ifdef CAPACITY
@@ -53,11 +60,17 @@ proctype Thread(byte me; byte role)
             i++
         :: else -> break
         od;
+#endif
         atomic { producing--; c_code { finish(&now.m, PThread->me); } }
     :: role == POLLER ->
         do
         :: worth_a_look;
+#ifdef BATCH
+            ring_pop_many(BATCH);
+            item = done; done = 0;
+#else
             ring_pop();
+#endif
             if
             :: item == 0 ->
                 ring_drained();
@@ -88,9 +101,15 @@ proctype Thread(byte me; byte role)
 #endif
         od;
         end_thread()
+    :: role == OWNER ->
+        ring_announce();
+        atomic { producing--; c_code { finish(&now.m, PThread->me); } }
     :: role == CLOSER ->
 #ifndef CLOSE_EARLY
         producing == 0 && everything_popped;
+#ifdef ANNOUNCING
+        c_code { check_heard(&now.r); };
+#endif
 #endif
         channel_close();
         end_thread()
@@ -105,7 +124,8 @@ init {
             run Thread(t, (t < PRODUCERS -> PRODUCER :
                            (t < PRODUCERS + POLLERS -> POLLER :
                             (t < PRODUCERS + POLLERS + HASTY -> HASTY_SLEEPER :
-                             (t < THREADS - 1 -> SLEEPER : CLOSER)))))
+                             (t < PRODUCERS + POLLERS + SLEEPERS -> SLEEPER :
+                             (t < THREADS - 1 -> OWNER : CLOSER))))))
         }
         t = 0
     }

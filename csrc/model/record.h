@@ -87,6 +87,13 @@ static void check_drained(const record *r)
         uerror("final: drained is told too early");
 }
 
+static void check_heard(const record *r)
+{
+    for (int i = r->seen; i < r->claimed; i++)
+        if (!(r->announced & 1 << i))
+            uerror("heard: a push is neither announced nor seen");
+}
+
 /* ---- waiters ---- */
 
 static void join_list(record *r, int list, int t)

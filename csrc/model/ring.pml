@@ -80,7 +80,9 @@ inline claim(item, n)
 {
     how = item; pick = n;
     c_code {
+#ifdef ANNOUNCING
         PThread->position = now.r.claimed;
+#endif
         claim(&now.r, now.how, now.pick, PThread->tail, now.got);
         while (now.pick--)
             now.m.view[PThread->me].facts |= CONTENTS(now.how + now.pick);
@@ -107,36 +109,19 @@ inline publish_edge(old, item)
     first = 0
 }
 
-inline ring_outcome()
-{
-    woken = tail & WAIT;
-#ifdef ANNOUNCING
-    atomic {
-        load(ANNOUNCE, OUTCOME_ANNOUNCE, first);
-        c_code { now.r.announced |= PThread->first << PThread->position; };
-        first = 0;
-        end_step()
-    };
-#endif
-    position = 0;
-    tail = 0
-}
-
 /* Also ring_push_edge.  The item's contents are written just before. */
 inline ring_push(item)
 {
-    outcome = 0;
     do
-    :: outcome == 0 ->
-        atomic {
+    ::  atomic {
+            outcome = 0;
             glance(TAIL, PUSH_TAIL);
             if
             :: got & SHUT -> noted(); outcome = CLOSED
             :: !(got & SHUT) && OFFSET(got) < LAST && pick == 0 ->
                 swap_tail((tail + 1) & ~WAIT);
                 claim(item, 1);
-                store(SLOT(SEGMENT(tail), OFFSET(tail)), item, (new_segment -> RETRIED_SLOT : PUSH_SLOT));
-                outcome = PUSHED
+                outcome = CLAIMED
             :: !(got & SHUT) && OFFSET(got) == LAST && new_segment == 0 -> noted(); segment_get()
             :: !(got & SHUT) && OFFSET(got) == LAST && new_segment != 0 && pick == 0 ->
                 swap_tail(TAIL_OF(new_segment, (SEGMENT(tail) -> 0 : 1)));
@@ -144,22 +129,95 @@ inline ring_push(item)
                 outcome = INSTALLED
             :: else
             fi;
-            end_step()
+            end_step();
+            if
+            :: outcome -> break
+            :: else
+            fi
         }
-    :: else -> break
     od;
     if
     :: outcome == INSTALLED ->
-        atomic { publish_edge(SEGMENT(tail), item); end_step() };
-        outcome = PUSHED
-    :: outcome != INSTALLED && new_segment != 0 -> atomic { segment_put(new_segment); end_step() }
+        atomic {
+            publish_edge(SEGMENT(tail), item);
+            woken = woken | (tail & WAIT);
+            tail = 0; new_segment = 0; outcome = PUSHED;
+            end_step()
+        }
+    :: outcome == CLAIMED ->
+        atomic {
+            store(SLOT(SEGMENT(tail), OFFSET(tail)), item, (new_segment -> RETRIED_SLOT : PUSH_SLOT));
+            if
+            :: new_segment -> segment_put(new_segment); new_segment = 0
+            :: else
+            fi;
+            woken = woken | (tail & WAIT);
+            tail = 0; outcome = PUSHED;
+            end_step()
+        }
+    :: outcome == CLOSED && new_segment != 0 -> atomic { segment_put(new_segment); new_segment = 0; end_step() }
     :: else
     fi;
-    new_segment = 0;
-    if
-    :: outcome == PUSHED -> ring_outcome()
-    :: else
-    fi
+#ifdef ANNOUNCING
+    /* ring_outcome */
+    atomic {
+        if
+        :: outcome == PUSHED ->
+            load(ANNOUNCE, OUTCOME_ANNOUNCE, first);
+            c_code { now.r.announced |= PThread->first << PThread->position; };
+            first = 0
+        :: else
+        fi;
+        position = 0;
+        end_step()
+    }
+#endif
+}
+
+/* The items from `item` on.  done: how many were pushed. */
+inline ring_push_many(item, n)
+{
+    done = 0;
+    do
+    ::  atomic {
+            outcome = 0;
+            glance(TAIL, MANY_TAIL);
+            if
+            :: !(got & SHUT) && OFFSET(got) < LAST && n - done > 1 ->
+                if
+                :: pick == 0 ->
+                    run_ = (LAST - OFFSET(got) < n - done -> LAST - OFFSET(got) : n - done);
+                    swap_tail((tail + run_) & ~WAIT);
+                    claim(item + done, run_);
+                    woken = woken | (tail & WAIT);
+                    do
+                    :: run_ ->
+                        store(SLOT(SEGMENT(tail), OFFSET(tail)), item + done, MANY_SLOT);
+                        tail++; done++; run_--
+                    :: else -> break
+                    od;
+                    tail = 0;
+                    outcome = PUSHED
+                :: else
+                fi
+            :: else -> outcome = ONE_BY_ONE
+            fi;
+            end_step()
+        };
+        if
+        :: outcome == ONE_BY_ONE ->
+            ring_push(item + done);
+            if
+            :: outcome == PUSHED -> done++
+            :: else -> break
+            fi
+        :: else
+        fi;
+        if
+        :: done == n -> break
+        :: else
+        fi
+    od
 }
 
 inline ring_close()
@@ -200,7 +258,7 @@ inline next_segment(s)
     c_code { check_known(&now.r, PThread->segment, PThread->first); };
     store(FIRST(next), first + 1, NUMBER_NEXT);
     store(HEAD, next, LEAVE_HEAD);
-    first = 0; next = 0
+    first = 0
 }
 
 inline ring_pop()
@@ -222,7 +280,7 @@ inline ring_pop()
                 c_code { check_popped(&now.r, &now.m, PThread->me, SLOT(PThread->segment, PThread->offset), PThread->item); };
                 offset++;
                 if
-                :: offset == SLOTS -> next_segment(segment); offset = 0
+                :: offset == SLOTS -> next_segment(segment); next = 0; offset = 0
                 :: else -> segment = 0
                 fi;
                 pick = offset;
@@ -245,13 +303,62 @@ inline ring_pop()
     fi
 }
 
+/* done: how many were popped. */
+inline ring_pop_many(limit)
+{
+    atomic {
+        token_is_free;
+        take_token();
+        done = 0;
+        load(HEAD, POP_MANY_HEAD, segment);
+        if
+        :: segment ->
+            c_code { PThread->offset = now.r.offset; };
+            load(TAIL, POP_MANY_TAIL, tail);
+            note_peak(segment);
+            tail = 0
+        :: else -> drop_token()
+        fi;
+        end_step()
+    };
+    do
+    :: atomic {
+        segment != 0 && next == 0 ->
+        do
+        :: done < limit && next == 0 ->
+            load(SLOT(segment, offset), POP_MANY_SLOT, item);
+            if
+            :: item ->
+                c_code { check_popped(&now.r, &now.m, PThread->me, SLOT(PThread->segment, PThread->offset), PThread->item); };
+                done++; offset++; item = 0;
+                if
+                :: offset == SLOTS -> next_segment(segment); offset = 0
+                :: else
+                fi
+            :: else -> break
+            fi
+        :: else -> break
+        od;
+        if
+        :: next == 0 ->
+            c_code { now.r.offset = PThread->offset; };
+            segment = 0; offset = 0;
+            drop_token()
+        :: else
+        fi;
+        end_step()
+       }
+    :: atomic { next != 0 -> segment_put(segment); segment = next; next = 0; end_step() }
+    :: segment == 0 -> break
+    od
+}
+
 inline ring_arm()
 {
-    outcome = 0;
     do
-    :: outcome == 0 ->
-        atomic {
+    ::  atomic {
             token_is_free;
+            outcome = 0;
             take_token();
             load(HEAD, EMPTY_HEAD, segment);
             c_code { PThread->offset = now.r.offset; };
@@ -271,9 +378,12 @@ inline ring_arm()
             fi;
             tail = 0; segment = 0; offset = 0;
             drop_token();
-            end_step()
+            end_step();
+            if
+            :: outcome -> break
+            :: else
+            fi
         }
-    :: else -> break
     od
 }
 
@@ -303,4 +413,69 @@ inline ring_drained()
         fi;
         end_step()
     }
+}
+
+/* Under the token; it waits for links that are about to be stored. */
+inline ring_length()
+{
+    atomic {
+        token_is_free;
+        take_token();
+        load(TAIL, NOW_TAIL, tail);
+        c_code { now.r.seen = claims_at(&now.r, PThread->tail); };
+        if
+        :: SEGMENT(tail) -> load(FIRST(SEGMENT(tail)), CLAIMED_FIRST, first)
+        :: else
+        fi;
+        end_step()
+    };
+    if
+    :: first == UNKNOWN ->
+        do
+        :: atomic {
+            segment == 0 && c_expr { now.m.word[TOKEN] && NEWEST_HEAD } -> load(HEAD, NOW_HEAD, segment); end_step()
+           }
+        :: atomic {
+            segment != 0 && segment != SEGMENT(tail) && c_expr { now.m.word[TOKEN] && NEWEST_NEXT } ->
+            load(NEXT(segment), NOW_NEXT, next);
+            if
+            :: next ->
+                load(FIRST(segment), NUMBER_OWN, first);
+                c_code { check_known(&now.r, PThread->segment, PThread->first); };
+                store(FIRST(next), first + 1, NUMBER_NEXT);
+                segment = next; next = 0; first = 0
+            :: else
+            fi;
+            end_step()
+           }
+        :: segment != 0 && segment == SEGMENT(tail) -> break
+        od
+    :: else
+    fi;
+    atomic {
+        if
+        :: SEGMENT(tail) ->
+            segment = SEGMENT(tail);
+            load(FIRST(segment), CLAIMED_FIRST, first);
+            c_code { check_known(&now.r, PThread->segment, PThread->first); };
+            load(HEAD, POPPED_HEAD, segment);
+            if
+            :: segment ->
+                load(FIRST(segment), POPPED_FIRST, first);
+                c_code { check_known(&now.r, PThread->segment, PThread->first); check_length(&now.r, PThread->tail); }
+            :: else
+            fi;
+            segment = 0
+        :: else
+        fi;
+        tail = 0; first = 0;
+        drop_token();
+        end_step()
+    }
+}
+
+inline ring_announce()
+{
+    atomic { store(ANNOUNCE, 1, ANNOUNCE_STORE); end_step() };
+    ring_length()
 }
