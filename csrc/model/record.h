@@ -35,6 +35,8 @@ static void claim(record *r, int item, int n, int before, int after)
 {
     if (r->shut)
         uerror("final: a push succeeds after the close");
+    if (after & WAIT)
+        uerror("armed: WAIT stays set while a message is there");
     for (int i = 0; i < n; i++)
         r->order[r->claimed++] = (uint8_t)(item + i);
     if (SEGMENT(after) != SEGMENT(before))
