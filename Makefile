@@ -26,7 +26,7 @@ C_CONFIGURE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 # Multiplies the work of `make stress`: 4 takes about ten minutes.
 STRESS ?= 4
 
-.PHONY: demo test ctest pytest pytest-arrays lint sanitize stress bench matrix dist-check clean
+.PHONY: demo test ctest pytest pytest-arrays lint sanitize stress model model-mutations bench matrix dist-check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/package
@@ -75,6 +75,16 @@ bench: $(STAMPS)/package $(STAMPS)/group-bench $(STAMPS)/build-tools
 	$(C_CONFIGURE) -B $(BUILD)/bench -DMESSAGECHANNEL_C_TESTS=OFF -DMESSAGECHANNEL_BENCH=ON
 	$(BIN)/cmake --build $(BUILD)/bench
 	MESSAGECHANNEL_BENCH_RING=$(BUILD)/bench/bench_ring $(BIN)/python -m pytest bench --benchmark-only
+# The models of the lock-free core, searched exhaustively by Spin (csrc/model/README.md).
+model:
+	$(PYTHON) tools/model
+
+# Changes for the worse, each of which the models must find.
+model-mutations:
+	$(PYTHON) tools/model --mutate
+
+bench: $(STAMPS)/package $(STAMPS)/group-bench
+	$(BIN)/python -m pytest bench --benchmark-only
 
 # The tests on every supported Python that is found.
 matrix:

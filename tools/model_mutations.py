@@ -64,8 +64,8 @@ HARMFUL: dict[str, tuple[tuple[str, ...], Replacements]] = {
     "recycled too early": (("recycle",), (
         (RING, ":: offset == SLOTS -> next_segment(segment); next = 0; offset = 0", ":: offset == SLOTS - 1 -> offset = 0"),)),
     "retry keeps its segment": (("producers",), (
-        (RING, ":: new_segment -> segment_put(new_segment); new_segment = 0", ":: new_segment"),)),
-    "successor not numbered": (("announce",), ((RING, "    store(FIRST(next), first + 1, NUMBER_NEXT);\n    store(HEAD",
+        (RING, ":: new_segment -> segment_put(new_segment); new_segment = 0", ":: new_segment -> new_segment = 0"),)),
+    "successor not numbered": (("producers",), ((RING, "    store(FIRST(next), first + 1, NUMBER_NEXT);\n    store(HEAD",
                                                 "    store(HEAD"),)),
     "wrong number": (("recycle",), ((RING, "store(FIRST(new_segment), first + 1, EDGE_NEW_FIRST)",
                                      "store(FIRST(new_segment), first + 2, EDGE_NEW_FIRST)"),)),
@@ -89,7 +89,7 @@ HARMFUL: dict[str, tuple[tuple[str, ...], Replacements]] = {
     "sleep without arming": (("sleep",), ((CHANNEL, "            waiter_join(RECEIVERS);\n            ring_arm();",
                                            "            waiter_join(RECEIVERS);\n            outcome = ARMED;"),)),
     "leave stays in the list": (("sequential-baton",), (
-        (CHANNEL, "            waiter_leave();\n            ring_pop();", "            ring_pop();"),)),
+        (CHANNEL, "            waiter_leave();\n            if\n", "            if\n"),)),
     "unpark leaves no token": (("sleep",), (
         (CHANNEL, "            store_word(&now.m, PThread->me, PARKER + PThread->other, 1, UNPARK);\n", ""),)),
     "unpark does not wake": (("sleep",), (
@@ -104,10 +104,15 @@ HARMFUL: dict[str, tuple[tuple[str, ...], Replacements]] = {
                               "#define lock_is_free c_expr { now.m.word[LOCKED] < 2 }"),)),
     # -- room, a line changed --
     "room not offered": (("sequential-room",), (
-        (MODEL, "            item = 0;\n#ifdef CAPACITY\n            ring_return_room();\n            endpoint_offer_room()",
-         "            item = 0;\n#ifdef CAPACITY\n            ring_return_room()"),)),
+        (MODEL, "            item = 0;\n#ifdef CAPACITY\n            ring_return_room(1);\n            endpoint_offer_room()",
+         "            item = 0;\n#ifdef CAPACITY\n            ring_return_room(1)"),)),
     "no second look for room": (("sequential-room",), (
         (CHANNEL, "        :: tail == 0 ->\n            ring_reserve();", "        :: tail == 0 ->\n            outcome = 0;"),)),
+    "sender has no baton": (("sequential-hasty",), (
+        (CHANNEL, "    tail = 0;\n    parker_destroy();\n    endpoint_offer_room()", "    tail = 0;\n    parker_destroy()"),)),
+    "room of no use not offered": (("room-scarce",), (
+        (MODEL, ":: outcome == NO_MEMORY -> ring_return_room(1); endpoint_offer_room()",
+         ":: outcome == NO_MEMORY -> ring_return_room(1)"),)),
     "credits are stored": (("room",), ((CHANNEL, ":: got != 0 && pick == 0 ->", ":: got != 0 ->"),
                                        ("orders.h", "#define RESERVE_LOAD SEQ_CST ", "#define RESERVE_LOAD RELAXED "))),
 }

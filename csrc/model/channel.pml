@@ -11,6 +11,7 @@
 #define my_token c_expr { now.m.word[PARKER + PThread->me] }
 #define i_sleep c_expr { now.r.asleep & 1 << PThread->me }
 
+/* timed_out: 1 when the time was up; INTERRUPTED by a signal, after which the thread goes without another look. */
 inline parker_park(may_time_out)
 {
     do
@@ -25,10 +26,13 @@ inline parker_park(may_time_out)
         :: atomic {
             may_time_out -> c_code { now.r.asleep &= ~(1 << PThread->me); };
             if
-            :: my_token -> c_code { swap_word(&now.m, PThread->me, PARKER + PThread->me, 0, PARK_AT_DEADLINE); }
-            :: else
+            :: timed_out = 1;
+                if
+                :: my_token -> c_code { swap_word(&now.m, PThread->me, PARKER + PThread->me, 0, PARK_AT_DEADLINE); }
+                :: else
+                fi
+            :: timed_out = INTERRUPTED
             fi;
-            timed_out = 1;
             end_step();
             break
            }
@@ -172,6 +176,10 @@ inline receive(may_time_out)
             :: else
             fi;
             waiter_leave();
+            if
+            :: timed_out == INTERRUPTED -> break
+            :: else
+            fi;
             ring_pop();
             if
             :: item -> break
@@ -208,9 +216,13 @@ inline ring_reserve()
     od
 }
 
-inline ring_return_room()
+inline ring_return_room(n)
 {
-    atomic { c_code { swap(&now.m, PThread->me, CREDITS, newest(&now.m, CREDITS) + 1, RETURN_ROOM); }; end_step() }
+    atomic {
+        got = n;
+        c_code { swap(&now.m, PThread->me, CREDITS, newest(&now.m, CREDITS) + now.got, RETURN_ROOM); };
+        end_step()
+    }
 }
 
 inline ring_closed(result)
@@ -218,8 +230,8 @@ inline ring_closed(result)
     atomic { load(TAIL, CLOSED_TAIL, result); result = result & SHUT; end_step() }
 }
 
-/* outcome: PUSHED when there is room for a message, else CLOSED. */
-inline wait_for_room()
+/* outcome: PUSHED when there is room for a message; CLOSED; 0 when time was up. */
+inline wait_for_room(may_time_out)
 {
     parker_init();
     do
@@ -230,7 +242,7 @@ inline wait_for_room()
         fi;
         ring_reserve();
         if
-        :: outcome == PUSHED -> break
+        :: outcome == PUSHED || timed_out -> break
         :: else
         fi;
         waiter_join(SENDERS);
@@ -240,11 +252,15 @@ inline wait_for_room()
             ring_reserve();
             if
             :: outcome == PUSHED -> waiter_leave(); break
-            :: else -> parker_park(false)
+            :: else -> parker_park(may_time_out)
             fi
         :: else
         fi;
-        waiter_leave()
+        waiter_leave();
+        if
+        :: timed_out == INTERRUPTED -> outcome = 0; break
+        :: else
+        fi
     od;
     tail = 0;
     parker_destroy();

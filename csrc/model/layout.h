@@ -60,3 +60,6 @@
 #define HASTY_SLEEPER 3
 #define OWNER 4
 #define CLOSER 5
+
+/* How a wait ended that was not ended by a wake-up. */
+#define INTERRUPTED 2

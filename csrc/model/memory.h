@@ -403,6 +403,10 @@ static void finish(memory *m, int t)
     m->finished |= (uint8_t)(1 << t);
     memset(&m->view[t], 0, sizeof(view));
     settle(m);
+    /* At the end all segments are free, but for the last one of the chain and the spare. */
+    if (m->finished == (1 << THREADS) - 1
+        && __builtin_popcount(m->fresh | m->freed) + (m->word[SPARE] != 0) + (SEGMENT(newest(m, TAIL)) != 0) != SEGMENTS)
+        uerror("leak: a segment is neither in the ring, nor its spare, nor freed");
 }
 
 /* For Promela's conditions, which take no calls. */

@@ -1,12 +1,17 @@
 /* Threads at one endpoint.  tools/model sets:
  *
- *     PRODUCERS, ITEMS_EACH    threads that push so many messages each, from number 1 on
- *     CAPACITY                 of a bounded ring: producers wait for room
- *     POLLERS                  threads that pop until the ring is closed and drained, and never sleep
+ *     PRODUCERS, ITEMS_EACH   threads that push so many messages each, numbered from 1 on
+ *     CAPACITY                of a bounded ring: producers wait for room
+ *     HASTY_SENDERS           of the producers, how many have a time-out there, and go when it has passed
+ *     POLLERS                 threads that pop until the ring is closed and drained, and never sleep
+ *     PUSH_MANY               producers push all at once
+ *     POP_MANY                pollers pop up to so many at once
  *     SLEEPERS                threads that sleep while there is nothing, until the ring is closed and drained
- *     HASTY                    of these, how many have a time-out, and go when it has passed
- *     CLOSE_EARLY              one thread closes at any moment; else when all was received
- *     SEGMENTS, SLOTS          how many segments there is memory for, slots in each
+ *     HASTY                   of these, how many have a time-out, and go when it has passed
+ *     OWNERS                  threads that ask for announcements and count what waits; with them, ANNOUNCING
+ *     CLOSE_EARLY             the one thread that closes does so at any moment; else when all was popped
+ *     SEGMENTS, SLOTS         how many segments there is memory for, slots in each
+ *     SEQUENTIAL              memory is sequentially consistent (memory.h)
  */
 #include "layout.h"
 #include "orders.h"
@@ -35,7 +40,7 @@ proctype Thread(byte me; byte role)
     byte item, outcome, woken, other, timed_out, i;
     if
     :: role == PRODUCER ->
-#ifdef BATCH
+#ifdef PUSH_MANY
         ring_push_many(me * ITEMS_EACH + 1, ITEMS_EACH);
         if
         :: woken -> woken = 0; endpoint_wake(RECEIVERS)
@@ -45,10 +50,15 @@ proctype Thread(byte me; byte role)
         do
         :: i < ITEMS_EACH ->
 #ifdef CAPACITY
-            wait_for_room();
+            wait_for_room(me < HASTY_SENDERS);
             if
-            :: outcome == PUSHED -> ring_push(me * ITEMS_EACH + i + 1)
-            :: else
+            :: outcome == PUSHED ->
+                ring_push(me * ITEMS_EACH + i + 1);
+                if
+                :: outcome == NO_MEMORY -> ring_return_room(1); endpoint_offer_room()
+                :: else
+                fi
+            :: else -> i = ITEMS_EACH - 1
             fi;
 #else
             ring_push(me * ITEMS_EACH + i + 1);
@@ -65,9 +75,9 @@ proctype Thread(byte me; byte role)
     :: role == POLLER ->
         do
         :: worth_a_look;
-#ifdef BATCH
-            ring_pop_many(BATCH);
-            item = done; done = 0;
+#ifdef POP_MANY
+            ring_pop_many(POP_MANY);
+            item = done;
 #else
             ring_pop();
 #endif
@@ -79,11 +89,15 @@ proctype Thread(byte me; byte role)
                 :: else
                 fi
             :: else ->
-                item = 0;
 #ifdef CAPACITY
-                ring_return_room();
-                endpoint_offer_room()
+                if
+                :: done == 0 -> done = 1
+                :: else
+                fi;
+                ring_return_room(done);
+                endpoint_offer_room();
 #endif
+                item = 0; done = 0
             fi
         od;
         end_thread()
@@ -96,7 +110,7 @@ proctype Thread(byte me; byte role)
             fi;
             item = 0;
 #ifdef CAPACITY
-            ring_return_room();
+            ring_return_room(1);
             endpoint_offer_room()
 #endif
         od;

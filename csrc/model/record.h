@@ -6,9 +6,10 @@
  *     armed     WAIT is set only while the ring is exactly empty and open (I6)
  *     final     no claim after the close (I7); "closed and drained" is told only when it is so
  *     heard     a push is announced, or the announcing owner has seen its message
+ *     room      no more messages wait than there is capacity for (I8)
  *     parked    nobody touches a parker that its thread has left
  *
- * memory.h adds stale and race.  That everything ends - that no wake-up and no message is lost - is Spin's to see: a
+ * memory.h adds stale, race and leak.  That everything ends - that no wake-up and no message is lost - is Spin's to see: a
  * thread that waits for ever is an invalid end state.
  */
 typedef struct __attribute__((packed)) waiters {
@@ -37,6 +38,10 @@ static void claim(record *r, int item, int n, int before, int after)
         uerror("final: a push succeeds after the close");
     if (after & WAIT)
         uerror("armed: WAIT stays set while a message is there");
+#ifdef CAPACITY
+    if (r->claimed + n - r->popped > CAPACITY)
+        uerror("room: more messages wait than there is capacity for");
+#endif
     for (int i = 0; i < n; i++)
         r->order[r->claimed++] = (uint8_t)(item + i);
     if (SEGMENT(after) != SEGMENT(before))
