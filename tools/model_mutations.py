@@ -44,99 +44,276 @@ HARMFUL: dict[str, tuple[tuple[str, ...], Replacements]] = {
     "lock": (("sleep",), order("LOCK", "ACQUIRE", "RELAXED")),
     "unlock": (("sleep",), order("UNLOCK", "RELEASE", "RELAXED")),
     # -- the ring, a line changed --
-    "claim keeps WAIT": (("sleep",), ((RING, "swap_tail((tail + 1) & ~WAIT);\n                claim(item, 1);",
-                                       "swap_tail(tail + 1);\n                claim(item, 1);"),)),
-    "push ignores SHUT": (("close",), (
-        (RING, ":: got & SHUT -> noted(); outcome = CLOSED\n            :: !(got & SHUT) && OFFSET(got) < LAST && pick == 0 ->",
-         ":: OFFSET(got) < LAST && pick == 0 ->"),)),
-    "close stores": (("producers",), ((RING, "c_code { now.got = newest(&now.m, TAIL); };", "glance(TAIL, RELAXED);"),
-                                      (MODEL, "producing == 0 && everything_popped;", "true;"))),
+    "claim keeps WAIT": (
+        ("sleep",),
+        (
+            (
+                RING,
+                "swap_tail((tail + 1) & ~WAIT);\n                claim(item, 1);",
+                "swap_tail(tail + 1);\n                claim(item, 1);",
+            ),
+        ),
+    ),
+    "push ignores SHUT": (
+        ("close",),
+        (
+            (
+                RING,
+                ":: got & SHUT -> noted(); outcome = CLOSED\n"
+                "            :: !(got & SHUT) && OFFSET(got) < LAST && pick == 0 ->",
+                ":: OFFSET(got) < LAST && pick == 0 ->",
+            ),
+        ),
+    ),
+    "close stores": (
+        ("producers",),
+        (
+            (RING, "c_code { now.got = newest(&now.m, TAIL); };", "glance(TAIL, RELAXED);"),
+            (MODEL, "producing == 0 && everything_popped;", "true;"),
+        ),
+    ),
     "arm stores": (("sleep",), ((RING, "!(got & WAIT) && pick == 0 ->", "!(got & WAIT) ->"),)),
-    "arm does not look": (("sleep",), ((RING, "SEGMENT(got) != 0 && (SEGMENT(got) != segment || OFFSET(got) != offset) ->",
-                                        "false ->"),)),
-    "drained when closed": (("close",), (
-        (RING, "SEGMENT(tail) == 0 || SEGMENT(tail) == segment && OFFSET(tail) == offset ->", "true ->"),)),
-    "last slot before link": (("recycle",), (
-        (RING, "        store(NEXT(old), new_segment, EDGE_NEXT);\n        store(SLOT(old, LAST), item, EDGE_SLOT)\n",
-         "        store(SLOT(old, LAST), item, EDGE_SLOT);\n        store(NEXT(old), new_segment, EDGE_NEXT)\n"),)),
-    "no new life": (("recycle",), (
-        (RING, "c_code { reset(&now.m, PThread->me, PThread->new_segment); }", "skip"),)),
-    "recycled too early": (("recycle",), (
-        (RING, ":: offset == SLOTS -> next_segment(segment); next = 0; offset = 0", ":: offset == SLOTS - 1 -> offset = 0"),)),
-    "retry keeps its segment": (("producers",), (
-        (RING, ":: new_segment -> segment_put(new_segment); new_segment = 0", ":: new_segment -> new_segment = 0"),)),
-    "successor not numbered": (("producers",), ((RING, "    store(FIRST(next), first + 1, NUMBER_NEXT);\n    store(HEAD",
-                                                "    store(HEAD"),)),
-    "wrong number": (("recycle",), ((RING, "store(FIRST(new_segment), first + 1, EDGE_NEW_FIRST)",
-                                     "store(FIRST(new_segment), first + 2, EDGE_NEW_FIRST)"),)),
-    "count, then announce": (("announce",), (
-        (RING, "    atomic { store(ANNOUNCE, 1, ANNOUNCE_STORE); end_step() };\n    ring_length()",
-         "    ring_length();\n    atomic { store(ANNOUNCE, 1, ANNOUNCE_STORE); end_step() }"),)),
-    "no token": (("consumers",), ((RING, "#define token_is_free c_expr { !now.m.word[TOKEN] }",
-                                   "#define token_is_free c_expr { now.m.word[TOKEN] < 2 }"),)),
+    "arm does not look": (
+        ("sleep",),
+        ((RING, "SEGMENT(got) != 0 && (SEGMENT(got) != segment || OFFSET(got) != offset) ->", "false ->"),),
+    ),
+    "drained when closed": (
+        ("close",),
+        ((RING, "SEGMENT(tail) == 0 || SEGMENT(tail) == segment && OFFSET(tail) == offset ->", "true ->"),),
+    ),
+    "last slot before link": (
+        ("recycle",),
+        (
+            (
+                RING,
+                "        store(NEXT(old), new_segment, EDGE_NEXT);\n        store(SLOT(old, LAST), item, EDGE_SLOT)\n",
+                "        store(SLOT(old, LAST), item, EDGE_SLOT);\n        store(NEXT(old), new_segment, EDGE_NEXT)\n",
+            ),
+        ),
+    ),
+    "no new life": (("recycle",), ((RING, "c_code { reset(&now.m, PThread->me, PThread->new_segment); }", "skip"),)),
+    "recycled too early": (
+        ("recycle",),
+        (
+            (
+                RING,
+                ":: offset == SLOTS -> next_segment(segment); next = 0; offset = 0",
+                ":: offset == SLOTS - 1 -> offset = 0",
+            ),
+        ),
+    ),
+    "retry keeps its segment": (
+        ("producers",),
+        ((RING, ":: new_segment -> segment_put(new_segment); new_segment = 0", ":: new_segment -> new_segment = 0"),),
+    ),
+    "successor not numbered": (
+        ("producers",),
+        ((RING, "    store(FIRST(next), first + 1, NUMBER_NEXT);\n    store(HEAD", "    store(HEAD"),),
+    ),
+    "wrong number": (
+        ("recycle",),
+        (
+            (
+                RING,
+                "store(FIRST(new_segment), first + 1, EDGE_NEW_FIRST)",
+                "store(FIRST(new_segment), first + 2, EDGE_NEW_FIRST)",
+            ),
+        ),
+    ),
+    "count, then announce": (
+        ("announce",),
+        (
+            (
+                RING,
+                "    atomic { store(ANNOUNCE, 1, ANNOUNCE_STORE); end_step() };\n    ring_length()",
+                "    ring_length();\n    atomic { store(ANNOUNCE, 1, ANNOUNCE_STORE); end_step() }",
+            ),
+        ),
+    ),
+    "no token": (
+        ("consumers",),
+        (
+            (
+                RING,
+                "#define token_is_free c_expr { !now.m.word[TOKEN] }",
+                "#define token_is_free c_expr { now.m.word[TOKEN] < 2 }",
+            ),
+        ),
+    ),
     # -- waiting, a line changed --
-    "push does not wake": (("sleep",), ((MODEL, ":: woken -> woken = 0; endpoint_wake(RECEIVERS)\n            :: else",
-                                         ":: woken -> woken = 0\n            :: else"),)),
+    "push does not wake": (
+        ("sleep",),
+        (
+            (
+                MODEL,
+                ":: woken -> woken = 0; endpoint_wake(RECEIVERS)\n            :: else",
+                ":: woken -> woken = 0\n            :: else",
+            ),
+        ),
+    ),
     "close does not wake": (("sleep",), ((CHANNEL, "    ring_close();\n    endpoint_wake_all()", "    ring_close()"),)),
     "no baton": (("sequential-baton",), ((CHANNEL, "        endpoint_pass_on();\n", ""),)),
-    "baton does not wake": (("sequential-baton",), (
-        (CHANNEL, ":: outcome != ARMED -> endpoint_wake(RECEIVERS)", ":: outcome != ARMED"),)),
-    "baton does not arm": (("sequential-baton",), (
-        (CHANNEL, "        other = 0;\n        ring_arm();", "        other = 0; outcome = ARMED;"),)),
-    "arm before joining": (("sleep",), (
-        (CHANNEL, "            waiter_join(RECEIVERS);\n            ring_arm();",
-         "            ring_arm();\n            waiter_join(RECEIVERS);"),)),
-    "sleep without arming": (("sleep",), ((CHANNEL, "            waiter_join(RECEIVERS);\n            ring_arm();",
-                                           "            waiter_join(RECEIVERS);\n            outcome = ARMED;"),)),
-    "leave stays in the list": (("sequential-baton",), (
-        (CHANNEL, "            waiter_leave();\n            if\n", "            if\n"),)),
-    "unpark leaves no token": (("sleep",), (
-        (CHANNEL, "            store_word(&now.m, PThread->me, PARKER + PThread->other, 1, UNPARK);\n", ""),)),
-    "unpark does not wake": (("sleep",), (
-        (CHANNEL, "check_parker(&now.r, PThread->other); now.r.asleep &= ~(1 << PThread->other);",
-         "check_parker(&now.r, PThread->other);"),)),
-    "sleep without comparing": (("sleep",), (
-        (CHANNEL, ":: atomic { !my_token && !i_sleep ->", ":: atomic { !my_token && !i_sleep -> skip }; atomic {"),)),
-    "unpark after unlock": (("sleepers",), (
-        (CHANNEL, "    :: other != NOBODY -> atomic { futex_wake(); unlock(); end_step() }",
-         "    :: other != NOBODY -> atomic { unlock(); end_step() }; atomic { futex_wake() }"),)),
-    "no lock": (("sleep",), ((CHANNEL, "#define lock_is_free c_expr { !now.m.word[LOCKED] }",
-                              "#define lock_is_free c_expr { now.m.word[LOCKED] < 2 }"),)),
+    "baton does not wake": (
+        ("sequential-baton",),
+        ((CHANNEL, ":: outcome != ARMED -> endpoint_wake(RECEIVERS)", ":: outcome != ARMED"),),
+    ),
+    "baton does not arm": (
+        ("sequential-baton",),
+        ((CHANNEL, "        other = 0;\n        ring_arm();", "        other = 0; outcome = ARMED;"),),
+    ),
+    "arm before joining": (
+        ("sleep",),
+        (
+            (
+                CHANNEL,
+                "            waiter_join(RECEIVERS);\n            ring_arm();",
+                "            ring_arm();\n            waiter_join(RECEIVERS);",
+            ),
+        ),
+    ),
+    "sleep without arming": (
+        ("sleep",),
+        (
+            (
+                CHANNEL,
+                "            waiter_join(RECEIVERS);\n            ring_arm();",
+                "            waiter_join(RECEIVERS);\n            outcome = ARMED;",
+            ),
+        ),
+    ),
+    "leave stays in the list": (
+        ("sequential-baton",),
+        ((CHANNEL, "            waiter_leave();\n            if\n", "            if\n"),),
+    ),
+    "unpark leaves no token": (
+        ("sleep",),
+        ((CHANNEL, "            store_word(&now.m, PThread->me, PARKER + PThread->other, 1, UNPARK);\n", ""),),
+    ),
+    "unpark does not wake": (
+        ("sleep",),
+        (
+            (
+                CHANNEL,
+                "check_parker(&now.r, PThread->other); now.r.asleep &= ~(1 << PThread->other);",
+                "check_parker(&now.r, PThread->other);",
+            ),
+        ),
+    ),
+    "sleep without comparing": (
+        ("sleep",),
+        ((CHANNEL, ":: atomic { !my_token && !i_sleep ->", ":: atomic { !my_token && !i_sleep -> skip }; atomic {"),),
+    ),
+    "unpark after unlock": (
+        ("sleepers",),
+        (
+            (
+                CHANNEL,
+                "    :: other != NOBODY -> atomic { futex_wake(); unlock(); end_step() }",
+                "    :: other != NOBODY -> atomic { unlock(); end_step() }; atomic { futex_wake() }",
+            ),
+        ),
+    ),
+    "no lock": (
+        ("sleep",),
+        (
+            (
+                CHANNEL,
+                "#define lock_is_free c_expr { !now.m.word[LOCKED] }",
+                "#define lock_is_free c_expr { now.m.word[LOCKED] < 2 }",
+            ),
+        ),
+    ),
     # -- room, a line changed --
-    "room not offered": (("sequential-room",), (
-        (MODEL, "            item = 0;\n#ifdef CAPACITY\n            ring_return_room(1);\n            endpoint_offer_room()",
-         "            item = 0;\n#ifdef CAPACITY\n            ring_return_room(1)"),)),
-    "no second look for room": (("sequential-room",), (
-        (CHANNEL, "        :: tail == 0 ->\n            ring_reserve();", "        :: tail == 0 ->\n            outcome = 0;"),)),
-    "sender has no baton": (("sequential-hasty",), (
-        (CHANNEL, "    tail = 0;\n    parker_destroy();\n    endpoint_offer_room()", "    tail = 0;\n    parker_destroy()"),)),
-    "room of no use not offered": (("room-scarce",), (
-        (MODEL, ":: outcome == NO_MEMORY -> ring_return_room(1); endpoint_offer_room()",
-         ":: outcome == NO_MEMORY -> ring_return_room(1)"),)),
-    "credits are stored": (("room",), ((CHANNEL, ":: got != 0 && pick == 0 ->", ":: got != 0 ->"),
-                                       ("orders.h", "#define RESERVE_LOAD SEQ_CST ", "#define RESERVE_LOAD RELAXED "))),
+    "room not offered": (
+        ("sequential-room",),
+        (
+            (
+                MODEL,
+                "item = 0;\n#ifdef CAPACITY\n            ring_return_room(1);\n            endpoint_offer_room()",
+                "item = 0;\n#ifdef CAPACITY\n            ring_return_room(1)",
+            ),
+        ),
+    ),
+    "no second look for room": (
+        ("sequential-room",),
+        (
+            (
+                CHANNEL,
+                "        :: tail == 0 ->\n            ring_reserve();",
+                "        :: tail == 0 ->\n            outcome = 0;",
+            ),
+        ),
+    ),
+    "sender has no baton": (
+        ("sequential-hasty",),
+        (
+            (
+                CHANNEL,
+                "    tail = 0;\n    parker_destroy();\n    endpoint_offer_room()",
+                "    tail = 0;\n    parker_destroy()",
+            ),
+        ),
+    ),
+    "room of no use not offered": (
+        ("room-scarce",),
+        (
+            (
+                MODEL,
+                ":: outcome == NO_MEMORY -> ring_return_room(1); endpoint_offer_room()",
+                ":: outcome == NO_MEMORY -> ring_return_room(1)",
+            ),
+        ),
+    ),
+    "credits are stored": (
+        ("room",),
+        (
+            (CHANNEL, ":: got != 0 && pick == 0 ->", ":: got != 0 ->"),
+            ("orders.h", "#define RESERVE_LOAD SEQ_CST ", "#define RESERVE_LOAD RELAXED "),
+        ),
+    ),
 }
 
 HARMLESS: dict[str, tuple[tuple[str, ...], Replacements, str]] = {
-    "first slot": (("recycle", "producers"), order("BEGIN_SLOT", "RELEASE", "RELAXED"),
-                   "head is released after it, and acquired before the slot is read"),
-    "link, release": (("recycle", "producers"), order("EDGE_NEXT", "RELEASE", "RELAXED"),
-                      "the last slot is released after it, and acquired before `next` is read"),
-    "link, acquire": (("recycle", "producers"), order("LEAVE_NEXT", "ACQUIRE", "RELAXED"),
-                      "the same"),
-    "count, link": (("announce",), order("NOW_NEXT", "ACQUIRE", "RELAXED"),
-                    "the tail was acquired, and with it every segment up to it"),
+    "first slot": (
+        ("recycle", "producers"),
+        order("BEGIN_SLOT", "RELEASE", "RELAXED"),
+        "head is released after it, and acquired before the slot is read",
+    ),
+    "link, release": (
+        ("recycle", "producers"),
+        order("EDGE_NEXT", "RELEASE", "RELAXED"),
+        "the last slot is released after it, and acquired before `next` is read",
+    ),
+    "link, acquire": (("recycle", "producers"), order("LEAVE_NEXT", "ACQUIRE", "RELAXED"), "the same"),
+    "count, link": (
+        ("announce",),
+        order("NOW_NEXT", "ACQUIRE", "RELAXED"),
+        "the tail was acquired, and with it every segment up to it",
+    ),
     "empty, head": (("sleep", "sleep-close"), order("EMPTY_HEAD", "ACQUIRE", "RELAXED"), "it is only compared"),
-    "arm, tail": (("sleep", "sleepers"), order("ARM_TAIL", "ACQUIRE", "RELAXED"),
-                  "nothing behind it is looked at; the swap acquires, the lock sees to wake-ups"),
-    "drained, tail": (("close", "sleep-close"), order("DRAINED_TAIL", "ACQUIRE", "RELAXED"),
-                      "nothing behind it is looked at"),
+    "arm, tail": (
+        ("sleep", "sleepers"),
+        order("ARM_TAIL", "ACQUIRE", "RELAXED"),
+        "nothing behind it is looked at; the swap acquires, the lock sees to wake-ups",
+    ),
+    "drained, tail": (
+        ("close", "sleep-close"),
+        order("DRAINED_TAIL", "ACQUIRE", "RELAXED"),
+        "nothing behind it is looked at",
+    ),
     "closed": (("room",), order("CLOSED_TAIL", "SEQ_CST", "RELAXED"), "the lock covers it"),
-    "reserve": (("room",), order("RESERVE_LOAD", "SEQ_CST", "RELAXED") + order("RESERVE_SWAP", "SEQ_CST", "RELAXED"),
-                "the lock covers it: of a sender that joins and a receiver that offers, the second sees the first"),
+    "reserve": (
+        ("room",),
+        order("RESERVE_LOAD", "SEQ_CST", "RELAXED") + order("RESERVE_SWAP", "SEQ_CST", "RELAXED"),
+        "the lock covers it: of a sender that joins and a receiver that offers, the second sees the first",
+    ),
     "return room": (("room",), order("RETURN_ROOM", "SEQ_CST", "RELAXED"), "the same"),
     "offer room": (("room",), order("OFFER_CREDITS", "SEQ_CST", "RELAXED"), "the same"),
-    "park": (("sleep", "room"), order("PARK", "ACQUIRE", "RELAXED"), "who was woken takes the lock before anything else"),
+    "park": (
+        ("sleep", "room"),
+        order("PARK", "ACQUIRE", "RELAXED"),
+        "who was woken takes the lock before anything else",
+    ),
     "park, deadline": (("sleepers",), order("PARK_AT_DEADLINE", "ACQUIRE", "RELAXED"), "the same"),
     "unpark": (("sleep", "room"), order("UNPARK", "RELEASE", "RELAXED"), "the same; the waker holds it"),
 }
