@@ -18,7 +18,7 @@ STAMPS := $(VENV)/stamps
 export PATH := $(abspath $(BIN)):$(PATH)
 
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
-	$(wildcard csrc/*.[ch] src/messagechannel/*.py* src/messagechannel/*.pxd src/messagechannel/py.typed examples/*.py)
+	$(wildcard csrc/*.[ch] src/messagechannel/*.[ch] src/messagechannel/*.py* src/messagechannel/*.pxd src/messagechannel/py.typed examples/*.py)
 # ON makes warnings of the extension's compiler errors, as .ci/run does.
 WERROR ?= OFF
 C_CONFIGURE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S . \
@@ -75,6 +75,7 @@ bench: $(STAMPS)/package $(STAMPS)/group-bench $(STAMPS)/build-tools
 	$(C_CONFIGURE) -B $(BUILD)/bench -DMESSAGECHANNEL_C_TESTS=OFF -DMESSAGECHANNEL_BENCH=ON
 	$(BIN)/cmake --build $(BUILD)/bench
 	MESSAGECHANNEL_BENCH_RING=$(BUILD)/bench/bench_ring $(BIN)/python -m pytest bench --benchmark-only
+
 # The models of the lock-free core, searched exhaustively by Spin (csrc/model/README.md).
 model:
 	$(PYTHON) tools/model
@@ -82,9 +83,6 @@ model:
 # Changes for the worse, each of which the models must find.
 model-mutations:
 	$(PYTHON) tools/model --mutate
-
-bench: $(STAMPS)/package $(STAMPS)/group-bench
-	$(BIN)/python -m pytest bench --benchmark-only
 
 # The tests on every supported Python that is found.
 matrix:
