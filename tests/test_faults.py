@@ -418,3 +418,33 @@ def test_a_context_that_could_not_be_woken_once_is_woken_by_the_next_post():
         return heard
 
     assert asyncio.run(main()) == [1, 2]
+
+
+def test_a_port_that_is_transferred_while_its_context_is_woken_leaves_no_stale_reference():
+    # Other threads run while the wake-up does; here one thread shows what that can mean.
+    road1, road2 = MessageChannel()
+    port1, port2 = MessageChannel()
+    port1.post_message("waits")
+
+    class Loop(asyncio.SelectorEventLoop):
+        armed = False
+
+        def call_soon(self, *args, **kwargs):
+            if self.armed:
+                self.armed = False
+                road1.post_message(None, [port2])
+            return super().call_soon(*args, **kwargs)
+
+    async def listen(loop):
+        loop.armed = True
+        port2.onmessage = print
+        assert not loop.armed
+
+    loop = Loop()
+    loop.run_until_complete(listen(loop))
+    loop.close()
+    (moved,) = road2.receive_event().ports
+    references = sys.getrefcount(moved)
+    moved.close()
+    assert sys.getrefcount(moved) == references
+    assert list(moved) == ["waits"]

@@ -449,12 +449,14 @@ cdef class MessagePort(EventTarget):
     cdef void set_listening(self, bint on) noexcept:
         """Let the peer keep this port alive, or not."""
         cdef void **listening = &self._channel.listening[self._side]
-        if on and listening[0] == NULL:
+        cdef void *held = listening[0]
+        # Anew: waking a context, on the way here, lets other threads run, and they may have transferred this port.
+        if on and held == NULL and self.attached():
             Py_INCREF(self)
             listening[0] = <void *>self
-        elif not on and listening[0] != NULL:
+        elif not on and held != NULL:
             listening[0] = NULL
-            Py_DECREF(self)
+            Py_DECREF(<object>held)
 
     cdef void _close(self) noexcept:
         cdef waiter *tasks
@@ -1076,6 +1078,8 @@ cdef class MessagePort(EventTarget):
         if not self.attached() or self._posting != process_number:
             return
         tasks = current_tasks()
+        if not self.attached():
+            return
         present = self._channel.context[self._side]
         if present != <void *>tasks and (
                 not self._started or present == NULL or (<TaskQueue>present).context.is_closed()
@@ -1086,9 +1090,23 @@ cdef class MessagePort(EventTarget):
         self._listeners_changed()
 
     cdef void _enter_context(self, TaskQueue tasks) noexcept:
-        self._leave_context()
+        cdef void *left = self._channel.context[self._side]
         Py_INCREF(tasks)
         self._channel.context[self._side] = <void *>tasks
+        if left != NULL:
+            Py_DECREF(<object>left)
+
+    cdef bint _has_context(self) except -1:
+        """Enter the context that runs here unless the port is in one; False when the port was transferred meanwhile:
+
+        to find out what runs here is Python code, during which other threads run.
+        """
+        cdef TaskQueue tasks
+        if self.tasks() is None:
+            tasks = current_tasks()
+            if self.attached() and self.tasks() is None:
+                self._enter_context(tasks)
+        return self.attached()
 
     cdef TaskQueue tasks(self):
         cdef void *tasks = self._channel.context[self._side]
@@ -1109,8 +1127,8 @@ cdef class MessagePort(EventTarget):
         cdef bint waits_for_end = self._has_listener("close") or self._has_listener("error")
         if not self.attached():
             return 0
-        if (waits_for_end or self._started) and self.tasks() is None:
-            self._enter_context(current_tasks())
+        if (waits_for_end or self._started) and not self._has_context():
+            return 0
         self._announce(self._started and self._has_listener("message"))
         self.set_listening(self._channel.closed_by == CHANNEL_OPEN
                            and (waits_for_end or self._started and bool(self._registrations)))
@@ -1120,9 +1138,7 @@ cdef class MessagePort(EventTarget):
     cdef void offer_close_event(self) noexcept:
         """Put the close event into the context, once it is due."""
         try:
-            if self._close_event_is_due():
-                if self.tasks() is None:
-                    self._enter_context(current_tasks())
+            if self._close_event_is_due() and self._has_context():
                 self.tasks().put(self)
         except BaseException:
             PyErr_WriteUnraisable(self)
