@@ -448,3 +448,42 @@ def test_a_port_that_is_transferred_while_its_context_is_woken_leaves_no_stale_r
     moved.close()
     assert sys.getrefcount(moved) == references
     assert list(moved) == ["waits"]
+
+
+class WakesSenders(asyncio.SelectorEventLoop):
+    """Runs code in the moment in which a message that is taken makes room, and a sender is woken."""
+
+    meanwhile = None
+
+    def call_soon_threadsafe(self, *args, **kwargs):
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return super().call_soon_threadsafe(*args, **kwargs)
+
+
+@pytest.mark.parametrize("listeners", [1, 2])
+def test_a_message_that_was_taken_for_a_listener_reaches_it_though_it_is_removed_meanwhile(listeners):
+    port1, port2 = MessageChannel(capacity=1)
+    heard = []
+    loop = WakesSenders()
+
+    async def run():
+        port1.post_message("first")
+        sending = asyncio.ensure_future(port1.asend("second"))
+        await asyncio.sleep(0.01)
+        if listeners == 2:
+            port2.add_event_listener("message", lambda event: heard.append(event.data))
+        port2.onmessage = lambda event: heard.append("removed" if listeners == 2 else event.data)
+        loop.meanwhile = lambda: setattr(port2, "onmessage", None)
+        await asyncio.sleep(0.05)
+        await sending
+        await asyncio.sleep(0.05)
+
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()
+    port1.close()
+    assert heard + list(port2) == ["first", "second"]
+    assert loop.meanwhile is None

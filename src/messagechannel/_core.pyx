@@ -1163,15 +1163,20 @@ cdef class MessagePort(EventTarget):
     cdef bint _run_task(self, object tasks) except -1:
         """Dispatch the oldest message, or else the close event; False when there was neither to dispatch here."""
         cdef PyObject *item
+        cdef Event event
+        cdef tuple listeners
         if not self.attached() or self._channel.context[self._side] != <void *>tasks:
             return False
         if self._started and self._has_listener("message"):
             self._next_task += 1
             if ring_popped(&self.inbox().inbox) >= self._next_task and not ring_drained(&self.inbox().inbox):
                 return True
+            # Looked up before the message is taken: to take it can wake a sender, and so run code that removes them.
+            listeners = self._listeners("message")
             item = self.take()
             if item != NULL:
-                self._dispatch(self._incoming_event(item))
+                event = self._incoming_event(item)
+                self._dispatch_to(event, listeners if event.type == "message" else self._listeners(event.type))
                 return True
         if self._close_event_is_due():
             self.inbox().close_told = True

@@ -28,7 +28,9 @@ cdef class EventTarget:
     cdef bint _has_listener(self, str type)
     cdef object _handler(self, str type)
     cdef int _set_handler(self, str type, object handler) except -1
+    cdef tuple _listeners(self, str type)
     cdef bint _dispatch(self, Event event) except -1
+    cdef bint _dispatch_to(self, Event event, tuple registrations) except -1
 
 
 cdef MessageEvent message_event(object data, tuple ports, object target)

@@ -244,17 +244,28 @@ cdef class EventTarget:
             self._listeners_changed()
         return 0
 
+    cdef tuple _listeners(self, str type):
+        return () if self._registrations is None else self._registrations.get(type, ())
+
     cdef bint _dispatch(self, Event event) except -1:
+        return self._dispatch_to(event, self._listeners(event.type))
+
+    cdef bint _dispatch_to(self, Event event, tuple registrations) except -1:
+        """Call listeners that were looked up before the event was there.
+
+        If all of them have been removed since, they get it all the same: nobody else would.
+        """
         cdef Registration registration
-        cdef tuple registrations
-        if self._registrations is not None:
-            registrations = self._registrations.get(event.type, ())
+        cdef bint orphaned = True
+        for registration in registrations:
+            orphaned = orphaned and registration.removed
+        if registrations:
             event.current_target = self
             event._stopped = False
             ending = None
             try:
                 for registration in registrations:
-                    if registration.removed:
+                    if registration.removed and not orphaned:
                         continue
                     if registration.once:
                         self._remove(event.type, registration)
