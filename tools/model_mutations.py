@@ -104,7 +104,13 @@ HARMFUL: dict[str, tuple[tuple[str, ...], Replacements]] = {
     ),
     "retry keeps its segment": (
         ("producers",),
-        ((RING, ":: new_segment -> segment_put(new_segment); new_segment = 0", ":: new_segment -> new_segment = 0"),),
+        (
+            (
+                RING,
+                ":: new_segment -> atomic { segment_put(new_segment); new_segment = 0; end_step() }",
+                ":: new_segment -> new_segment = 0",
+            ),
+        ),
     ),
     "successor not numbered": (
         ("producers",),

@@ -90,12 +90,12 @@ inline endpoint_wake_all()
 {
     atomic { lock_is_free; lock(); wake_first(RECEIVERS); end_step() };
     do
-    :: other != NOBODY -> atomic { futex_wake(); wake_first(RECEIVERS); end_step() }
+    :: other != NOBODY -> atomic { futex_wake(); end_step() }; atomic { wake_first(RECEIVERS); end_step() }
     :: else -> break
     od;
     atomic { wake_first(SENDERS); end_step() };
     do
-    :: other != NOBODY -> atomic { futex_wake(); wake_first(SENDERS); end_step() }
+    :: other != NOBODY -> atomic { futex_wake(); end_step() }; atomic { wake_first(SENDERS); end_step() }
     :: else -> break
     od;
     other = 0;

@@ -3,7 +3,8 @@
  * A step (atomic) ends where another thread's step could make a difference.  Memory being a view machine (memory.h), a
  * load may be put off: the thread may still read what it could have read; and a store may be brought forward: the others
  * need not read it yet.  So only what reads the newest value - a swap, a sequentially consistent load - must keep its
- * place, and a step is any number of loads, at most one of those, and any number of stores.
+ * place, and a step is any number of loads, at most one of those, then any number of stores.  What a lock guards stays
+ * together, as nobody else can get between.
  *
  * A swap that fails changes nothing and is tried again, so a look at an old tail from which a swap would be tried is as if
  * it had not been.
@@ -147,15 +148,14 @@ inline ring_push(item)
     :: outcome == CLAIMED ->
         atomic {
             store(SLOT(SEGMENT(tail), OFFSET(tail)), item, (new_segment -> RETRIED_SLOT : PUSH_SLOT));
-            if
-            :: new_segment -> segment_put(new_segment); new_segment = 0
-            :: else
-            fi;
             woken = woken | (tail & WAIT);
             tail = 0; outcome = PUSHED;
             end_step()
         }
-    :: outcome == CLOSED && new_segment != 0 -> atomic { segment_put(new_segment); new_segment = 0; end_step() }
+    :: else
+    fi;
+    if
+    :: new_segment -> atomic { segment_put(new_segment); new_segment = 0; end_step() }
     :: else
     fi;
 #ifdef ANNOUNCING
