@@ -576,7 +576,7 @@ cdef class MessagePort(EventTarget):
         elif outcome < 0:
             discard(item)
             if outcome == RING_NO_MEMORY:
-                ring_return_room(&self.outbox().inbox, 1)
+                self._return_room(1)
                 raise MemoryError
             return False
         return True
@@ -645,7 +645,7 @@ cdef class MessagePort(EventTarget):
             item = outgoing.item()
         except BaseException:
             if deliver:
-                self._return_room()
+                self._return_room(1)
             raise
         if deliver:
             self._push(item)
@@ -653,9 +653,9 @@ cdef class MessagePort(EventTarget):
             discard(item)
         return 0
 
-    cdef int _return_room(self) except -1:
-        """Give back the room for one message that was reserved and is not needed."""
-        ring_return_room(&self.outbox().inbox, 1)
+    cdef int _return_room(self, size_t n) except -1:
+        """Give back the room for messages that was reserved and is not needed: somebody may wait for it."""
+        ring_return_room(&self.outbox().inbox, n)
         tell(endpoint_offer_room(self.outbox()))
         return 0
 
@@ -735,7 +735,7 @@ cdef class MessagePort(EventTarget):
                 outgoing.transfer.check()
             item = outgoing.item()
         except BaseException:
-            self._return_room()
+            self._return_room(1)
             raise
         if outgoing.doomed:
             discard(item)
@@ -830,7 +830,7 @@ cdef class MessagePort(EventTarget):
                 if outcome > 0:
                     self._pushed(outcome, pushed)
                 if pushed < room:
-                    ring_return_room(queue, room - pushed)
+                    self._return_room(room - pushed)
                     if ring_closed(queue):
                         raise_closed(self)
                     raise MemoryError
