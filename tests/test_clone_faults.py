@@ -5,6 +5,7 @@ do, there is a clone or an exception, and no crash.
 import array
 import collections
 import gc
+import itertools
 import pickle
 import weakref
 
@@ -118,12 +119,50 @@ def test_a_key_can_empty_the_dict_and_its_clone(text, monkeypatch):
     assert len(clones) == 1
 
 
-# ---- references that only reducers make ----
+# ---- cycles through what can be remembered only when it is complete ----
 
 
 class Node:
     def __init__(self, name):
         self.name = name
+
+
+class Set(set):
+    pass
+
+
+def cycles():
+    for make in (lambda node: (node,), lambda node: (1, (node,)), lambda node: Exception(node)):
+        node = Node(None)
+        node.name = make(node)
+        yield node.name
+        value = make([])
+        while type(value) is not list:
+            outer, value = value, (value.args if isinstance(value, Exception) else value)[-1]
+        value.append(outer)
+        yield outer
+    for make in (lambda node: frozenset([node]), lambda node: Set([(node,)])):
+        node = Node(None)
+        node.name = make(node)
+        yield node.name
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_cycle_through_what_is_remembered_late_is_kept(number):
+    value = next(itertools.islice(cycles(), number, None))
+    clone, model = structured_clone(value), pickle.loads(pickle.dumps(value, 5))
+    steps = []
+    for root in (clone, model):
+        path, node = [], root
+        while not any(node is each for each in path):
+            path.append(node)
+            node = node.name if isinstance(node, Node) else node.args if isinstance(node, Exception) else list(node)[-1]
+        steps.append([type(each) for each in (*path, node)])
+        assert node is root
+    assert steps[0] == steps[1]
+
+
+# ---- references that only reducers make ----
 
 
 class Weak:
