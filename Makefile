@@ -26,7 +26,8 @@ C_CONFIGURE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 # Multiplies the work of `make stress`: 4 takes about ten minutes.
 STRESS ?= 4
 
-.PHONY: demo test ctest pytest pytest-arrays lint sanitize stress model model-mutations bench matrix dist-check clean
+.PHONY: demo test ctest pytest pytest-arrays lint sanitize sanitize-extension fuzz stress model model-mutations \
+	bench matrix dist-check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/package
@@ -60,6 +61,22 @@ sanitize: $(STAMPS)/build-tools
 	  && $(BIN)/cmake --build $(BUILD)/sanitize-$$sanitizers \
 	  && $(BIN)/ctest --test-dir $(BUILD)/sanitize-$$sanitizers --output-on-failure || exit 1; \
 	done
+
+# The structured clone's tests with the extension under both. Their frames are larger than what the tests of depth expect.
+sanitize-extension: $(STAMPS)/group-test
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(BUILD)/sanitize-extension/site \
+	  --config-settings=build-dir=$(BUILD)/sanitize-extension/build \
+	  --config-settings=cmake.define.MESSAGECHANNEL_SANITIZE=address,undefined \
+	  --config-settings=cmake.define.CMAKE_C_FLAGS_RELEASE=-O1 .
+	LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONPATH=$(BUILD)/sanitize-extension/site PYTHONMALLOC=malloc \
+	  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 \
+	  $(BIN)/python -m pytest tests/test_clone*.py -k 'not (small_stack or five_thousand)'
+
+# Clones of random object graphs against pickle's, for a while; another seed, other graphs.
+SECONDS := 60
+SEED := 1
+fuzz: $(STAMPS)/package
+	$(BIN)/python tests/fuzz/fuzz_clone.py --seconds $(SECONDS) --seed $(SEED)
 
 # The stress tests alone, for longer: the C core's under both pairs of sanitizers, then the Python layer's.
 stress: $(STAMPS)/build-tools $(STAMPS)/package $(STAMPS)/group-test

@@ -11,6 +11,7 @@ import weakref
 
 import pytest
 
+from fuzz.fuzz_clone import run
 from messagechannel import DataCloneError, structured_clone
 
 
@@ -300,3 +301,12 @@ def test_a_view_of_what_takes_over_is_an_obstacle_and_nothing_is_detached(make):
     assert caught.value.path == "transfer[1]"
     assert (first, second) == (make(b"first"), make(b"second"))
     assert len(views) == 1
+
+
+# ---- random graphs ----
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_graphs_are_cloned_as_pickle_does_and_survive_sabotage(seed):
+    """`make fuzz` tries more of them."""
+    assert run(seed, lambda number: number == 1000) == 1000
