@@ -7,6 +7,9 @@ import collections
 import gc
 import itertools
 import pickle
+import sys
+import threading
+import time
 import weakref
 
 import pytest
@@ -301,6 +304,188 @@ def test_a_view_of_what_takes_over_is_an_obstacle_and_nothing_is_detached(make):
     assert caught.value.path == "transfer[1]"
     assert (first, second) == (make(b"first"), make(b"second"))
     assert len(views) == 1
+
+
+# ---- other threads ----
+
+
+class Bag:
+    def __init__(self, **attributes):
+        self.__dict__.update(attributes)
+
+
+def change_list(value):
+    value[:] = [[number] for number in range(len(value) % 7 + 1)]
+
+
+def change_dict(value):
+    value.clear()
+    value.update({str(number): [number] for number in range(50)})
+
+
+def change_tuple_keys(value):
+    value.clear()
+    value.update({(number, "key"): [number] for number in range(50)})
+
+
+def change_set(value):
+    value.clear()
+    value.update([(number, "item") for number in range(50)])
+
+
+def change_deque(value):
+    value.append([1])
+    value.popleft()
+
+
+def change_attributes(value):
+    for number in range(20):
+        setattr(value, f"name{number}", [number])
+    value.__dict__.clear()
+
+
+def change_slots(value):
+    value.child = [1]
+    del value.child
+
+
+def change_bytes(value):
+    value.extend(b"abc")
+    del value[50:]
+
+
+class Slot:
+    __slots__ = ("child", "other")
+
+
+CHANGES = [
+    (list, change_list),
+    (dict, change_dict),
+    (dict, change_tuple_keys),
+    (set, change_set),
+    (lambda: collections.deque([[1]] * 20), change_deque),
+    (Bag, change_attributes),
+    (Slot, change_slots),
+    (bytearray, change_bytes),
+    (collections.OrderedDict, change_dict),
+]
+
+
+@pytest.fixture
+def impatience():
+    """Let threads take turns all the time."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def list_of(items):
+    return list, (list(items),)
+
+
+@pytest.mark.usefixtures("impatience")
+@pytest.mark.parametrize(("make", "change"), CHANGES, ids=lambda item: item.__name__)
+def test_another_thread_changes_what_is_cloned(make, change):
+    value, done = make(), threading.Event()
+
+    def run():
+        while not done.is_set():
+            change(value)
+
+    thread = threading.Thread(target=run)
+    # Python code in the midst of a walk, so that threads take turns there.
+    yielding = [value, Reduced(lambda: list_of(number for number in range(20))), value, [value]]
+    clones, until = 0, time.monotonic() + 0.3
+    thread.start()
+    try:
+        while time.monotonic() < until:
+            try:
+                clone = structured_clone(yielding)
+            except RuntimeError as error:
+                assert "mutated" in str(error) or "changed" in str(error)  # noqa: PT017  (either is fine)
+            else:
+                clones += 1
+                assert type(clone[0]) is type(value)
+                assert clone[0] is clone[2] is clone[3][0]
+    finally:
+        done.set()
+        thread.join()
+    assert clones > 0
+
+
+# ---- memory ----
+
+
+@pytest.fixture
+def fail_allocation():
+    """Make an allocation of a call fail, the one with that number."""
+    testcapi = pytest.importorskip("_testcapi", reason="this Python comes without its own tests")
+
+    def call(number, function, *args):
+        # With the collector off it is the same allocation each time.
+        testcapi.set_nomemory(number, number + 1)
+        try:
+            return function(*args)
+        finally:
+            testcapi.remove_mem_hooks()
+
+    return call
+
+
+def small_values():
+    """Yield makers of values, one for each way through the walk."""
+    yield "list", lambda: [[1], [object]]
+    yield "dict", lambda: {"a": {"b": []}, (1, "k"): [2]}
+    yield "dict with mutable keys", lambda: {(Bag(a=1), 2): [1], "b": [2]}
+    yield "tuple", lambda: ([1], ([2],))
+    yield "set", lambda: {(Bag(), 1), 2}
+    yield "frozenset", lambda: frozenset([Bag(), 2])
+    yield "bytearray", lambda: bytearray(b"abc")
+    yield "object", lambda: Bag(a=[1], b=Bag())
+    yield "slots", slotted
+    yield "deque", lambda: collections.deque([[1]])
+    yield "OrderedDict", lambda: collections.OrderedDict(a=[1])
+    yield "reducer", lambda: Reduced(lambda: (list, ([1],)))
+    yield "state", Self
+    yield "error", lambda: ValueError([1])
+    yield "many", lambda: [shared := [1], *([shared, [shared], each := [0], each] for _ in range(40))]
+
+
+def slotted():
+    made = Slot()
+    made.child = [1]
+    return made
+
+
+@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in small_values()])
+def test_each_allocation_can_fail(make, fail_allocation):
+    value, blocks = make(), 0
+    structured_clone(value)
+    for _ in range(3):
+        failures = successes = 0
+        gc.collect()
+        before, blocks = blocks, sys.getallocatedblocks()
+        gc.disable()
+        try:
+            for number in range(1, 2000):
+                try:
+                    fail_allocation(number, structured_clone, value)
+                except MemoryError:
+                    failures += 1
+                    successes = 0
+                else:
+                    # Some allocations CPython does without. Past the last one all succeed.
+                    successes += 1
+                assert not gc.isenabled()
+                if successes == 30:
+                    break
+        finally:
+            gc.enable()
+        assert failures > 0
+        assert successes == 30
+    # Each failure of the second round would have left something; an integer or two are those of this test.
+    assert blocks - before < max(failures, 3)
 
 
 # ---- random graphs ----
