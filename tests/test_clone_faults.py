@@ -8,46 +8,13 @@ import gc
 import itertools
 import pickle
 import sys
-import threading
-import time
 import weakref
 
 import pytest
 
 from fuzz.fuzz_clone import run
 from messagechannel import DataCloneError, structured_clone
-
-
-class Reduced:
-    """Calls a function when it is reduced, and is reduced to what that returns."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def __reduce__(self):
-        return self.function()
-
-
-known = weakref.WeakValueDictionary()
-
-
-def find(number):
-    return known[number]
-
-
-class Calls:
-    """A function that is passed by reference though no name leads to it."""
-
-    def __init__(self, function):
-        self.function = function
-        known[id(self)] = self
-
-    def __call__(self, *args):
-        return self.function(*args)
-
-    def __reduce__(self):
-        return find, (id(self),)
-
+from reducers import Bag, Calls, Node, Reduced, Slot
 
 # ---- the garbage collector's state ----
 
@@ -89,46 +56,7 @@ def test_a_reducer_can_turn_the_collector_off():
         gc.enable()
 
 
-# ---- what changes while it is walked ----
-
-
-class Key:
-    """A dict's key that is passed by reference, by a name; calls a function before that."""
-
-    function = None
-
-    def __reduce__(self):
-        self.function()
-        return "KEY"
-
-
-KEY = Key()
-
-
-@pytest.mark.parametrize(
-    "text", ["[[1]]", "{'a': [1]}", "(1, [2])", "{1}", "bytearray(b'x')", "collections.deque([1])"]
-)
-def test_a_key_can_empty_the_dict_and_its_clone(text, monkeypatch):
-    clones = []
-    original = {}
-    original["clone"] = Reduced(lambda: (Calls(clones.append), (original,)))
-    original[KEY] = eval(text)
-
-    def empty():
-        for each in (original, *clones):
-            each.clear()
-
-    monkeypatch.setattr(KEY, "function", empty, raising=False)
-    structured_clone(original)
-    assert len(clones) == 1
-
-
 # ---- cycles through what can be remembered only when it is complete ----
-
-
-class Node:
-    def __init__(self, name):
-        self.name = name
 
 
 class Set(set):
@@ -306,114 +234,6 @@ def test_a_view_of_what_takes_over_is_an_obstacle_and_nothing_is_detached(make):
     assert len(views) == 1
 
 
-# ---- other threads ----
-
-
-class Bag:
-    def __init__(self, **attributes):
-        self.__dict__.update(attributes)
-
-
-def change_list(value):
-    value[:] = [[number] for number in range(len(value) % 7 + 1)]
-
-
-def change_dict(value):
-    value.clear()
-    value.update({str(number): [number] for number in range(50)})
-
-
-def change_tuple_keys(value):
-    value.clear()
-    value.update({(number, "key"): [number] for number in range(50)})
-
-
-def change_set(value):
-    value.clear()
-    value.update([(number, "item") for number in range(50)])
-
-
-def change_deque(value):
-    value.append([1])
-    value.popleft()
-
-
-def change_attributes(value):
-    for number in range(20):
-        setattr(value, f"name{number}", [number])
-    value.__dict__.clear()
-
-
-def change_slots(value):
-    value.child = [1]
-    del value.child
-
-
-def change_bytes(value):
-    value.extend(b"abc")
-    del value[50:]
-
-
-class Slot:
-    __slots__ = ("child", "other")
-
-
-CHANGES = [
-    (list, change_list),
-    (dict, change_dict),
-    (dict, change_tuple_keys),
-    (set, change_set),
-    (lambda: collections.deque([[1]] * 20), change_deque),
-    (Bag, change_attributes),
-    (Slot, change_slots),
-    (bytearray, change_bytes),
-    (collections.OrderedDict, change_dict),
-]
-
-
-@pytest.fixture
-def impatience():
-    """Let threads take turns all the time."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-def list_of(items):
-    return list, (list(items),)
-
-
-@pytest.mark.usefixtures("impatience")
-@pytest.mark.parametrize(("make", "change"), CHANGES, ids=lambda item: item.__name__)
-def test_another_thread_changes_what_is_cloned(make, change):
-    value, done = make(), threading.Event()
-
-    def run():
-        while not done.is_set():
-            change(value)
-
-    thread = threading.Thread(target=run)
-    # Python code in the midst of a walk, so that threads take turns there.
-    yielding = [value, Reduced(lambda: list_of(number for number in range(20))), value, [value]]
-    clones, until = 0, time.monotonic() + 0.3
-    thread.start()
-    try:
-        while time.monotonic() < until:
-            try:
-                clone = structured_clone(yielding)
-            except RuntimeError as error:
-                assert "mutated" in str(error) or "changed" in str(error)  # noqa: PT017  (either is fine)
-            else:
-                clones += 1
-                assert type(clone[0]) is type(value)
-                assert clone[0] is clone[2] is clone[3][0]
-    finally:
-        done.set()
-        thread.join()
-    assert clones > 0
-
-
 # ---- memory ----
 
 
@@ -460,12 +280,12 @@ def slotted():
 
 @pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in small_values()])
 def test_each_allocation_can_fail(make, fail_allocation):
-    value, blocks = make(), 0
+    value, blocks = make(), []
     structured_clone(value)
-    for _ in range(3):
+    for _ in range(4):
         failures = successes = 0
         gc.collect()
-        before, blocks = blocks, sys.getallocatedblocks()
+        blocks.append(sys.getallocatedblocks())
         gc.disable()
         try:
             for number in range(1, 2000):
@@ -484,8 +304,8 @@ def test_each_allocation_can_fail(make, fail_allocation):
             gc.enable()
         assert failures > 0
         assert successes == 30
-    # Each failure of the second round would have left something; an integer or two are those of this test.
-    assert blocks - before < max(failures, 3)
+    # In each round each failure would have left something; now and then CPython itself keeps something.
+    assert min(after - before for before, after in itertools.pairwise(blocks)) < max(failures, 3)
 
 
 # ---- random graphs ----

@@ -3,13 +3,15 @@
 import collections
 import contextlib
 import gc
+import itertools
 import sys
 
 import pytest
 
 from messagechannel import DataCloneError, structured_clone
+from reducers import Bag, Reduced
 from test_clone import IMMUTABLE, MUTABLE, Sub
-from test_clone_faults import Bag, Reduced, small_values
+from test_clone_faults import small_values
 
 
 def references(sentinels):
@@ -114,7 +116,9 @@ def test_no_memory_is_left(value):
             structured_clone(value)
         gc.collect()
 
-    clone(50)
-    before = sys.getallocatedblocks()
-    clone(500)
-    assert sys.getallocatedblocks() - before < 50
+    blocks = []
+    for _ in range(4):
+        clone(200)
+        blocks.append(sys.getallocatedblocks())
+    # CPython itself keeps something now and then; a clone would in each round.
+    assert min(after - before for before, after in itertools.pairwise(blocks)) < 50
