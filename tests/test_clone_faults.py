@@ -282,7 +282,7 @@ def slotted():
 def test_each_allocation_can_fail(make, fail_allocation):
     value, blocks = make(), []
     structured_clone(value)
-    for _ in range(4):
+    for _ in range(9):
         failures = successes = 0
         gc.collect()
         blocks.append(sys.getallocatedblocks())
