@@ -6,6 +6,7 @@ import array
 import collections
 import gc
 import itertools
+import os
 import pickle
 import sys
 import weakref
@@ -237,22 +238,6 @@ def test_a_view_of_what_takes_over_is_an_obstacle_and_nothing_is_detached(make):
 # ---- memory ----
 
 
-@pytest.fixture
-def fail_allocation():
-    """Make an allocation of a call fail, the one with that number."""
-    testcapi = pytest.importorskip("_testcapi", reason="this Python comes without its own tests")
-
-    def call(number, function, *args):
-        # With the collector off it is the same allocation each time.
-        testcapi.set_nomemory(number, number + 1)
-        try:
-            return function(*args)
-        finally:
-            testcapi.remove_mem_hooks()
-
-    return call
-
-
 def small_values():
     """Yield makers of values, one for each way through the walk."""
     yield "list", lambda: [[1], [object]]
@@ -278,34 +263,53 @@ def slotted():
     return made
 
 
-@pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in small_values()])
-def test_each_allocation_can_fail(make, fail_allocation):
-    value, blocks = make(), []
+def fail_each_allocation(name, rounds=12):
+    """Clone a value again and again, while one allocation after the other fails, until all were through.
+
+    Prints the number of those that failed, and the least number of blocks that a round has left behind.
+    """
+    import _testcapi
+
+    value, blocks = dict(small_values())[name](), []
     structured_clone(value)
-    for _ in range(9):
-        failures = successes = 0
+    for _ in range(rounds):
+        failures = successes = number = 0
         gc.collect()
         blocks.append(sys.getallocatedblocks())
+        # With the collector off it is the same allocation each time.
         gc.disable()
-        try:
-            for number in range(1, 2000):
-                try:
-                    fail_allocation(number, structured_clone, value)
-                except MemoryError:
-                    failures += 1
-                    successes = 0
-                else:
-                    # Some allocations CPython does without. Past the last one all succeed.
-                    successes += 1
-                assert not gc.isenabled()
-                if successes == 30:
-                    break
-        finally:
-            gc.enable()
-        assert failures > 0
-        assert successes == 30
-    # In each round each failure would have left something; now and then CPython itself keeps something.
-    assert min(after - before for before, after in itertools.pairwise(blocks)) < max(failures, 3)
+        # Some allocations CPython does without. Past the last one all succeed.
+        while successes < 30:
+            number += 1
+            _testcapi.set_nomemory(number, number + 1)
+            try:
+                structured_clone(value)
+            except MemoryError:
+                failures += 1
+                successes = 0
+            else:
+                successes += 1
+            finally:
+                _testcapi.remove_mem_hooks()
+            assert not gc.isenabled()
+        gc.enable()
+    print(failures, min(after - before for before, after in itertools.pairwise(blocks)))
+
+
+@pytest.mark.parametrize("name", dict(small_values()))
+def test_each_allocation_can_fail(name, run_python):
+    """In a process of its own, where nobody else allocates."""
+    pytest.importorskip("_testcapi", reason="this Python comes without its own tests")
+    tests = os.path.dirname(__file__)
+    run = run_python(
+        f"import sys; sys.path.insert(0, {tests!r}); import test_clone_faults as t; t.fail_each_allocation({name!r})"
+    )
+    # What CPython says when it fails to allocate the storage of a new bytearray.
+    assert run.stderr.replace("SystemError: deallocated bytearray object has exported buffers\n", "") == ""
+    failures, left = map(int, run.stdout.split())
+    assert failures > 0
+    # Each failure would have left something in each round; now and then CPython itself keeps something.
+    assert left < max(failures, 3)
 
 
 # ---- random graphs ----
