@@ -487,3 +487,42 @@ def test_a_message_that_was_taken_for_a_listener_reaches_it_though_it_is_removed
     port1.close()
     assert heard + list(port2) == ["first", "second"]
     assert loop.meanwhile is None
+
+
+@pytest.mark.parametrize("waits", ["asend", "areceive"])
+@pytest.mark.parametrize("event", ["close", "transfer"])
+def test_a_port_that_is_closed_or_transferred_while_a_task_begins_to_wait_ends_the_wait(waits, event, monkeypatch):
+    """To begin to wait runs code of the event loop's, and so other threads."""
+    port1, port2 = MessageChannel(capacity=1)
+    port = port1 if waits == "asend" else port2
+    carrier = MessageChannel()
+
+    def meanwhile():
+        if event == "close":
+            port.close()
+        else:
+            carrier.port1.post_message(None, [port])
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        create_future = loop.create_future
+
+        def create_and_meet():
+            monkeypatch.setattr(loop, "create_future", create_future)
+            meanwhile()
+            return create_future()
+
+        async def wait():
+            monkeypatch.setattr(loop, "create_future", create_and_meet)
+            await (port1.asend("second") if waits == "asend" else port2.areceive())
+
+        if waits == "asend":
+            port1.post_message("fills it")
+        with pytest.raises(ChannelClosedError):
+            await asyncio.wait_for(loop.create_task(wait()), 5)
+
+    loop = asyncio.SelectorEventLoop()
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()

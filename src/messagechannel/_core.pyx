@@ -771,9 +771,11 @@ cdef class MessagePort(EventTarget):
                 raise TimeoutError("no room within the timeout")
             w = TaskWaiter.join(self, False)
             try:
-                if self.may_send() and ring_reserve(&w._endpoint.inbox, 1):
-                    break
-                await w._wakeup.wait(seconds_until(deadline))
+                # Anew: joining runs code of the event loop's, and a close meanwhile has woken nobody.
+                if self.may_send():
+                    if ring_reserve(&w._endpoint.inbox, 1):
+                        break
+                    await w._wakeup.wait(seconds_until(deadline))
             finally:
                 w.leave()
                 # The baton: whoever leaves lets the next sender look.
@@ -818,13 +820,13 @@ cdef class MessagePort(EventTarget):
         try:
             while sent < n:
                 room = n - sent
+                if self._posting != process_number:
+                    raise_closed(self)
                 if queue.bounded:
                     room = ring_reserve(queue, room)
                     if room == 0:
                         self._wait_for_room(INT64_MAX)
                         room = 1
-                elif self._posting != process_number:
-                    raise_closed(self)
                 pushed = ring_push_many(queue, chunk + sent, room, &outcome)
                 sent += pushed
                 if outcome > 0:
@@ -1040,7 +1042,7 @@ cdef class MessagePort(EventTarget):
             self._without_waiting = 0
             w = TaskWaiter.join(self, True)
             try:
-                if ring_arm(&e.inbox) == RING_ARMED:
+                if self.attached() and ring_arm(&e.inbox) == RING_ARMED:
                     await w._wakeup.wait(None)
                 item = self.take() if self.attached() else NULL
             finally:
