@@ -18,13 +18,16 @@ STAMPS := $(VENV)/stamps
 export PATH := $(abspath $(BIN)):$(PATH)
 
 SOURCES := pyproject.toml CMakeLists.txt README.md LICENSE \
-	$(wildcard csrc/*.[ch] src/messagechannel/*.py* src/messagechannel/*.pxd src/messagechannel/py.typed examples/*.py)
+	$(wildcard csrc/*.[ch] src/messagechannel/*.[ch] src/messagechannel/*.py* src/messagechannel/*.pxd src/messagechannel/py.typed examples/*.py)
 # ON makes warnings of the extension's compiler errors, as .ci/run does.
 WERROR ?= OFF
 C_CONFIGURE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja -S . \
 	-DMESSAGECHANNEL_EXTENSION=OFF -DMESSAGECHANNEL_C_TESTS=ON -DMESSAGECHANNEL_WERROR=ON
+# Multiplies the work of `make stress`: 4 takes about ten minutes.
+STRESS ?= 4
 
-.PHONY: demo test ctest pytest lint sanitize bench matrix dist-check clean
+.PHONY: demo test ctest pytest pytest-arrays lint sanitize sanitize-extension fuzz stress model model-mutations \
+	bench matrix dist-check clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/package
@@ -39,6 +42,10 @@ ctest: $(STAMPS)/build-tools
 
 pytest: $(STAMPS)/package $(STAMPS)/group-test
 	$(BIN)/python -m pytest
+
+# Clones of numpy, pandas and pyarrow objects, which are large to install.
+pytest-arrays: $(STAMPS)/package $(STAMPS)/group-test $(STAMPS)/group-arrays
+	$(BIN)/python -m pytest tests/test_clone_arrays.py
 
 lint: $(STAMPS)/package $(STAMPS)/group-test $(STAMPS)/group-lint
 	$(BIN)/ruff check .
@@ -55,8 +62,44 @@ sanitize: $(STAMPS)/build-tools
 	  && $(BIN)/ctest --test-dir $(BUILD)/sanitize-$$sanitizers --output-on-failure || exit 1; \
 	done
 
-bench: $(STAMPS)/package $(STAMPS)/group-bench
-	$(BIN)/python -m pytest bench --benchmark-only
+# The structured clone's tests with the extension under both. Their frames are larger than what the tests of depth expect.
+sanitize-extension: $(STAMPS)/group-test
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(BUILD)/sanitize-extension/site \
+	  --config-settings=build-dir=$(BUILD)/sanitize-extension/build \
+	  --config-settings=cmake.define.MESSAGECHANNEL_SANITIZE=address,undefined \
+	  --config-settings=cmake.define.CMAKE_C_FLAGS_RELEASE=-O1 .
+	LD_PRELOAD=$$(gcc -print-file-name=libasan.so) PYTHONPATH=$(BUILD)/sanitize-extension/site PYTHONMALLOC=malloc \
+	  ASAN_OPTIONS=detect_leaks=0:detect_stack_use_after_return=0 \
+	  $(BIN)/python -m pytest tests/test_clone*.py -k 'not (small_stack or five_thousand)'
+
+# Clones of random object graphs against pickle's, for a while; another seed, other graphs.
+SECONDS := 60
+SEED := 1
+fuzz: $(STAMPS)/package
+	$(BIN)/python tests/fuzz/fuzz_clone.py --seconds $(SECONDS) --seed $(SEED)
+
+# The stress tests alone, for longer: the C core's under both pairs of sanitizers, then the Python layer's.
+stress: $(STAMPS)/build-tools $(STAMPS)/package $(STAMPS)/group-test
+	for sanitizers in thread address,undefined; do \
+	  $(C_CONFIGURE) -B $(BUILD)/stress-$$sanitizers -DMESSAGECHANNEL_SANITIZE=$$sanitizers \
+	    -DMESSAGECHANNEL_STRESS_FACTOR=$(STRESS) \
+	  && $(BIN)/cmake --build $(BUILD)/stress-$$sanitizers \
+	  && $(BIN)/ctest --test-dir $(BUILD)/stress-$$sanitizers --output-on-failure -R 'stress|history' || exit 1; \
+	done
+	MESSAGECHANNEL_STRESS_FACTOR=$$((10 * $(STRESS))) $(BIN)/python -m pytest tests/test_stress.py
+
+bench: $(STAMPS)/package $(STAMPS)/group-bench $(STAMPS)/build-tools
+	$(C_CONFIGURE) -B $(BUILD)/bench -DMESSAGECHANNEL_C_TESTS=OFF -DMESSAGECHANNEL_BENCH=ON
+	$(BIN)/cmake --build $(BUILD)/bench
+	MESSAGECHANNEL_BENCH_RING=$(BUILD)/bench/bench_ring $(BIN)/python -m pytest bench --benchmark-only
+
+# The models of the lock-free core, searched exhaustively by Spin (csrc/model/README.md).
+model:
+	$(PYTHON) tools/model
+
+# Changes for the worse, each of which the models must find.
+model-mutations:
+	$(PYTHON) tools/model --mutate
 
 # The tests on every supported Python that is found.
 matrix:
@@ -81,7 +124,7 @@ $(STAMPS)/package: $(STAMPS)/pip $(SOURCES)
 	@touch $@
 
 $(STAMPS)/group-%: $(STAMPS)/pip pyproject.toml
-	$(BIN)/python -m pip install --quiet --group $*
+	$(BIN)/python -m pip install --quiet --prefer-binary --group $*
 	@touch $@
 
 $(STAMPS)/build-tools: $(STAMPS)/pip pyproject.toml

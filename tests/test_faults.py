@@ -418,3 +418,111 @@ def test_a_context_that_could_not_be_woken_once_is_woken_by_the_next_post():
         return heard
 
     assert asyncio.run(main()) == [1, 2]
+
+
+def test_a_port_that_is_transferred_while_its_context_is_woken_leaves_no_stale_reference():
+    # Other threads run while the wake-up does; here one thread shows what that can mean.
+    road1, road2 = MessageChannel()
+    port1, port2 = MessageChannel()
+    port1.post_message("waits")
+
+    class Loop(asyncio.SelectorEventLoop):
+        armed = False
+
+        def call_soon(self, *args, **kwargs):
+            if self.armed:
+                self.armed = False
+                road1.post_message(None, [port2])
+            return super().call_soon(*args, **kwargs)
+
+    async def listen(loop):
+        loop.armed = True
+        port2.onmessage = print
+        assert not loop.armed
+
+    loop = Loop()
+    loop.run_until_complete(listen(loop))
+    loop.close()
+    (moved,) = road2.receive_event().ports
+    references = sys.getrefcount(moved)
+    moved.close()
+    assert sys.getrefcount(moved) == references
+    assert list(moved) == ["waits"]
+
+
+class WakesSenders(asyncio.SelectorEventLoop):
+    """Runs code in the moment in which a message that is taken makes room, and a sender is woken."""
+
+    meanwhile = None
+
+    def call_soon_threadsafe(self, *args, **kwargs):
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return super().call_soon_threadsafe(*args, **kwargs)
+
+
+@pytest.mark.parametrize("listeners", [1, 2])
+def test_a_message_that_was_taken_for_a_listener_reaches_it_though_it_is_removed_meanwhile(listeners):
+    port1, port2 = MessageChannel(capacity=1)
+    heard = []
+    loop = WakesSenders()
+
+    async def run():
+        port1.post_message("first")
+        sending = asyncio.ensure_future(port1.asend("second"))
+        await asyncio.sleep(0.01)
+        if listeners == 2:
+            port2.add_event_listener("message", lambda event: heard.append(event.data))
+        port2.onmessage = lambda event: heard.append("removed" if listeners == 2 else event.data)
+        loop.meanwhile = lambda: setattr(port2, "onmessage", None)
+        await asyncio.sleep(0.05)
+        await sending
+        await asyncio.sleep(0.05)
+
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()
+    port1.close()
+    assert heard + list(port2) == ["first", "second"]
+    assert loop.meanwhile is None
+
+
+@pytest.mark.parametrize("waits", ["asend", "areceive"])
+@pytest.mark.parametrize("event", ["close", "transfer"])
+def test_a_port_that_is_closed_or_transferred_while_a_task_begins_to_wait_ends_the_wait(waits, event, monkeypatch):
+    """To begin to wait runs code of the event loop's, and so other threads."""
+    port1, port2 = MessageChannel(capacity=1)
+    port = port1 if waits == "asend" else port2
+    carrier = MessageChannel()
+
+    def meanwhile():
+        if event == "close":
+            port.close()
+        else:
+            carrier.port1.post_message(None, [port])
+
+    async def run():
+        loop = asyncio.get_running_loop()
+        create_future = loop.create_future
+
+        def create_and_meet():
+            monkeypatch.setattr(loop, "create_future", create_future)
+            meanwhile()
+            return create_future()
+
+        async def wait():
+            monkeypatch.setattr(loop, "create_future", create_and_meet)
+            await (port1.asend("second") if waits == "asend" else port2.areceive())
+
+        if waits == "asend":
+            port1.post_message("fills it")
+        with pytest.raises(ChannelClosedError):
+            await asyncio.wait_for(loop.create_task(wait()), 5)
+
+    loop = asyncio.SelectorEventLoop()
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()

@@ -71,8 +71,8 @@ def run_threads(*functions):
 def race(prepare, *functions, tries=TRIES):
     """Call the functions at about the same moment, each in its thread, with what `prepare` made; again and again.
 
-    Each sets out up to some microseconds late, so that what is long on the way meets what is there at once. Returns what
-    was prepared and what the functions returned, for each try.
+    Each sets out up to some microseconds late, so that what is long on the way meets what is there at once. Returns
+    what was prepared and what the functions returned, for each try.
     """
     prepared = []
     arrived = [0] * len(functions)

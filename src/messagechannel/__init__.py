@@ -1,8 +1,9 @@
 """The web's Channel Messaging API for Python: message channels with transferable ports, on a lock-free ring in C."""
 
-from messagechannel._clone import DataCloneError, structured_clone
+from messagechannel._clone import structured_clone
 from messagechannel._core import ChannelClosedError, MessageChannel, MessagePort, PortStatistics, wait
 from messagechannel._events import ErrorEvent, Event, EventTarget, MessageEvent
+from messagechannel._transfer import DataCloneError
 from messagechannel.worker import Worker
 
 __all__ = [

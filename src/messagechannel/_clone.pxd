@@ -1,9 +1,11 @@
-cdef class Transfer:
-    cdef readonly list items
-    cdef readonly list received
-    cdef list _hooks
-    # id(item) -> index
-    cdef dict _places
+from messagechannel._transfer cimport Transfer
 
-    cdef object refusal(self, Py_ssize_t index, str reason)
-    cdef object place_of(self, object item)
+cdef class Serialized:
+    cdef bytes _pickle
+    cdef list _references
+    cdef readonly Transfer transfer
+
+    cpdef object deserialize(self)
+
+cpdef object clone(object value, Transfer transfer)
+cpdef object serialize(object value, Transfer transfer)

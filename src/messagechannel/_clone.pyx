@@ -1,211 +1,457 @@
 # cython: language_level=3, binding=False, always_allow_keywords=False, freethreading_compatible=True
 # cython: embedsignature=True, embedsignature.format=clinic
-"""Structured clone and transfer (HTML Standard, "Safe passing of structured data").
+"""Structured clone (HTML Standard, "Safe passing of structured data").
 
-A clone equals what ``pickle.loads(pickle.dumps(value, 5))`` returns, with deeply immutable values by reference. This
-first version gets there by that very round trip; nothing outside of this module knows.
+A clone equals what ``pickle.loads(pickle.dumps(value, 5))`` returns, with deeply immutable values by reference; it is
+made in one walk, without the bytes between. walk.c walks through builtin containers and plain objects. Here is what
+pickle does by calling methods of the value: reducers, and the names of functions and classes.
 
-Transferring follows StructuredSerializeWithTransfer: look at every listed item, serialize, check that none has been
-detached meanwhile, and only then detach, all of them. :class:`Transfer` has one method for each step.
+A message with an object that has ``__transfer__`` can be built only when that object is there again, at the receiver.
+Such a message, and no other, is a real pickle on its way (:class:`Serialized`).
 """
 
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
 
 import sys
 
+from messagechannel._transfer import DataCloneError
+
+from messagechannel._transfer cimport Transfer, is_transferable
+
+
+cdef extern from "walk.h":
+    ctypedef struct memo:
+        pass
+
+    ctypedef struct walk "struct walk":
+        memo memo
+        bint recalls
+        bint forgot
+        PyObject *path
+
+    enum:
+        KIND_REFERENCE
+        KIND_PLAIN
+        KIND_REDUCED
+        STEP_INDEX
+        STEP_VALUE
+        STEP_KEY
+        STEP_ITEM
+        STEP_ATTRIBUTE
+
+    bint is_atom(object o) noexcept
+    void walk_init(walk *w, bint recalls, object (*rebuild)(walk *, object),
+                   int (*judge)(walk *, object, PyObject **) except -1)
+    void walk_clear(walk *w) noexcept
+    object walk_clone(walk *w, object o, Py_ssize_t holders)
+    PyObject *memo_get(memo *m, PyObject *original) noexcept
+    int memo_put(memo *m, object original, object clone) except -1
+    void walk_step(walk *w, int step, object key) noexcept
+    bint is_simple(object cls, tuple hooks) noexcept
+    bint is_all_state(object cls, PyObject *slots) noexcept
+    PyObject *type_lookup(object cls, object name) noexcept
+
 cdef extern from *:
     """
-    /* Swaps the storage of two bytearrays.  The layout is the one of CPython 3.10 to 3.14. */
-    #if PY_VERSION_HEX >= 0x030F0000
-    #error "the layout of bytearray changed in CPython 3.15: move the storage by bytearray.take_bytes instead"
-    #endif
-    static void swap_storage(PyObject *one, PyObject *other)
+    #include <string.h>
+
+    /* The bytes of a PickleBuffer, as pickle has them without out-of-band buffers. */
+    static PyObject *copy_pickle_buffer(PyObject *o)
     {
-        PyByteArrayObject *a = (PyByteArrayObject *)one, *b = (PyByteArrayObject *)other;
-        Py_ssize_t size = Py_SIZE(a), alloc = a->ob_alloc;
-        char *bytes = a->ob_bytes, *start = a->ob_start;
-        Py_SET_SIZE(a, Py_SIZE(b));
-        a->ob_alloc = b->ob_alloc;
-        a->ob_bytes = b->ob_bytes;
-        a->ob_start = b->ob_start;
-        Py_SET_SIZE(b, size);
-        b->ob_alloc = alloc;
-        b->ob_bytes = bytes;
-        b->ob_start = start;
+        const Py_buffer *view = PyPickleBuffer_GetBuffer(o);
+        if (!view)
+            return NULL;
+        if (!PyBuffer_IsContiguous(view, 'A')) {
+            PyErr_SetString(PyExc_TypeError, "cannot pickle a PickleBuffer of a buffer that is not contiguous");
+            return NULL;
+        }
+        return view->readonly ? PyBytes_FromStringAndSize(view->buf, view->len)
+                              : PyByteArray_FromStringAndSize(view->buf, view->len);
     }
-    static int is_exported(PyObject *o) { return ((PyByteArrayObject *)o)->ob_exports > 0; }
     """
-    void swap_storage(PyObject *one, PyObject *other)
-    bint is_exported(PyObject *o)
+    bint PyFunction_Check(object o) noexcept
+    bint PyPickleBuffer_Check(object o) noexcept
+    object copy_pickle_buffer(object o)
 
 
-class DataCloneError(ValueError):
-    """A value can't be cloned or transferred (Web IDL, "DataCloneError").
+# ---- which types are which ----
 
-    :ivar path: where the offending value is, such as ``$['orders'][3].callback``; ``$`` is the message itself,
-        ``transfer[0]`` an item of the transfer list.
-    """
+# What pickle looks for in the type of an instance, and what is not there to be found if object's own will do.
+cdef tuple _hooks = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs_ex__",
+                     "__getnewargs__", "__class__")
 
-    __module__ = "messagechannel"
-
-    def __init__(self, message, path="$"):
-        super().__init__(message)
-        self.path = path
-
-    def __reduce__(self):
-        return type(self), (self.args[0], self.path)
-
-
-# ---- what is immutable all the way down ----
-
-cdef tuple _atoms = (type(None), bool, int, float, complex, str, bytes)
+# Where a class may do as it likes when pickle asks it.
+cdef tuple _methods = (*_hooks, "__getattr__", "__getattribute__")
+# What is written in C returns what it holds, and so do the methods that these modules give classes.
+cdef tuple _c_methods = (type(object.__reduce__), type(object.__getattribute__), type(object.__dict__["__class__"]))
+cdef tuple _trusted_modules = ("collections", "dataclasses", "enum")
 
 # Immutable types of the standard library, by name: most programs never import most of them.
-cdef frozenset _immutable_names = frozenset({
-    "builtins.range", "builtins.ellipsis", "builtins.NotImplementedType",
-    "datetime.date", "datetime.timedelta", "datetime.timezone", "zoneinfo.ZoneInfo",
-    "decimal.Decimal", "fractions.Fraction", "uuid.UUID", "re.Pattern",
-    "ipaddress.IPv4Address", "ipaddress.IPv6Address", "ipaddress.IPv4Network", "ipaddress.IPv6Network",
-    "ipaddress.IPv4Interface", "ipaddress.IPv6Interface",
-})
-cdef frozenset _zoned_names = frozenset({"datetime.datetime", "datetime.time"})
+cdef dict _immutable_names = {
+    "range": "builtins",
+    "date": "datetime", "timedelta": "datetime", "timezone": "datetime",
+    "Decimal": "decimal", "Fraction": "fractions", "UUID": "uuid", "Pattern": "re",
+    "IPv4Address": "ipaddress", "IPv6Address": "ipaddress", "IPv4Network": "ipaddress", "IPv6Network": "ipaddress",
+    "IPv4Interface": "ipaddress", "IPv6Interface": "ipaddress",
+    "PurePosixPath": "pathlib", "PureWindowsPath": "pathlib", "PosixPath": "pathlib", "WindowsPath": "pathlib",
+}
+# pickle finds these though no name leads to them.
+cdef tuple _nameless_types = (type(None), type(...), type(NotImplemented))
+cdef tuple NOTHING = ()
 
 
-cdef str _name_of(object cls):
-    """Return the full name of a class that can be found under it, else an empty string."""
-    name = f"{cls.__module__}.{cls.__qualname__}"
-    module = sys.modules.get(cls.__module__)
-    return name if getattr(module, cls.__qualname__, None) is cls else ""
+cdef bint _is_immutable_type(type cls) except -1:
+    name = cls.__name__
+    module = _immutable_names.get(name)
+    if module is None:
+        return cls is type(...) or cls is type(NotImplemented)
+    return getattr(sys.modules.get(module), name, None) is cls
 
 
-cdef bint _is_immutable_leaf(object value):
+cdef bint _is_zoned(object value) except -1:
+    """Tell whether a value is a datetime or time proper."""
     cls = type(value)
-    if cls in _atoms:
-        return True
-    name = _name_of(cls)
-    if name in _zoned_names:
-        zone = value.tzinfo
-        return zone is None or _name_of(type(zone)) in _immutable_names
-    return name in _immutable_names
-
-
-cdef bint is_immutable(object value):
-    """Tell whether nothing that can be reached from `value` can change, so that sharing it can't be noticed."""
-    if _is_immutable_leaf(value):
-        return True
-    if type(value) is not tuple and type(value) is not frozenset:
+    if cls.__name__ != "datetime" and cls.__name__ != "time":
         return False
-    cdef list pending = [value]
-    cdef set seen = set()
-    while pending:
-        item = pending.pop()
-        if type(item) is tuple or type(item) is frozenset:
-            if id(item) not in seen:
-                seen.add(id(item))
-                pending.extend(item)
-        elif not _is_immutable_leaf(item):
-            return False
-    return True
+    return getattr(sys.modules.get("datetime"), cls.__name__, None) is cls
 
 
-# ---- what can be transferred ----
-
-cdef dict _transferables = {}
+cdef object _copyreg = None
 
 
-def register_transferable(cls, receiver, obstacle, move):
-    """Make the instances of exactly `cls`, or of its subclasses, transferable.
-
-    :param receiver: ``receiver(item)`` makes the empty object that will take over.
-    :param obstacle: ``obstacle(item)`` says why the item can't be transferred now, or returns None.
-    :param move: ``move(item, received)`` moves everything over and leaves the item detached; it can't fail.
-    """
-    _transferables[cls] = (receiver, obstacle, move)
-
-
-cdef tuple _hooks_of(object item):
-    for cls in type(item).__mro__:
-        hooks = _transferables.get(cls)
-        if hooks is not None:
-            return hooks
-    return None
+cdef object _registry():
+    """Return the module copyreg, which a program that clones nothing but containers need not import."""
+    global _copyreg
+    if _copyreg is None:
+        import copyreg
+        _copyreg = copyreg
+    return _copyreg
 
 
-def _bytearray_obstacle(item):
-    return "a memoryview or another view of it exists; release that first" if is_exported(<PyObject *>item) else None
+class _RecallError(BaseException):
+    """The walk has to begin again, and to remember everything."""
 
 
-def _move_bytearray(item, received):
-    swap_storage(<PyObject *>item, <PyObject *>received)
+cdef bint _may_invent(object method) except -1:
+    """Tell whether a method may return references that nothing accounts for."""
+    if type(method) in _c_methods:
+        return False
+    return not PyFunction_Check(method) or method.__globals__.get("__name__") not in _trusted_modules
 
 
-register_transferable(bytearray, lambda item: bytearray(), _bytearray_obstacle, _move_bytearray)
+cdef int _expect_inventions(walk *w, object cls, object reducer) except -1:
+    """Make sure that everything is remembered if reducers of that type may return whatever they like."""
+    cdef PyObject *method
+    cdef bint invents = reducer is not None and _may_invent(reducer)
+    for name in _methods:
+        method = type_lookup(cls, name)
+        if method is not NULL and method != type_lookup(object, name):
+            invents |= _may_invent(<object>method)
+    if invents and w.forgot:
+        raise _RecallError
+    w.recalls |= invents
+    return 0
 
 
-cdef class Transfer:
-    """The transfer list of one message: ``Transfer(transfer, source)`` reads it once and looks at every item.
+cdef int _judge(walk *w, object value, PyObject **slots) except -1:
+    cls = type(value)
+    if _is_immutable_type(cls):
+        return KIND_REFERENCE
+    if isinstance(value, type):
+        return KIND_REDUCED
+    reducer = _registry().dispatch_table.get(cls)
+    names = _registry()._slotnames(cls) if reducer is None and is_simple(cls, _hooks) else None
+    # A class can say what it likes in __slotnames__; pickle has its own exception for that.
+    if type(names) is not list or not is_all_state(cls, <PyObject *>names if names else NULL):
+        if not w.recalls:
+            _expect_inventions(w, cls, reducer)
+        return KIND_REDUCED
+    _find(w, cls, None)
+    if names:
+        Py_INCREF(names)
+        slots[0] = <PyObject *>names
+    return KIND_PLAIN
 
-    `source` is the port that the message is posted on, which can't be transferred through itself.
 
-    :ivar items: what was listed.
-    :ivar received: for each item the new object that takes over; it is empty until :meth:`detach`.
-    :raises TypeError: for a transfer list that is not an iterable of objects.
-    :raises DataCloneError: for an item that can't be transferred, or is listed twice.
-    """
+# ---- what is refused ----
 
-    def __init__(self, transfer, source=None):
-        # A port is an iterable too, of its messages.
-        if isinstance(transfer, (str, bytes)) or hasattr(transfer, "keys") or _hooks_of(transfer) is not None:
-            raise TypeError(f"transfer must be an iterable of transferable objects, not {type(transfer).__name__}; "
-                            "write transfer=[port]")
+# pickle has no exception of its own for most of what it refuses; the words are those of CPython 3.10 to 3.14, of
+# classes that Cython makes and of multiprocessing.
+cdef tuple _refusal_types = (TypeError, AttributeError, ValueError, RuntimeError)
+cdef tuple _refusal_words = (
+    "cannot pickle", "can't pickle", "can't get local", "cannot be pickled", "no default __reduce__",
+    "cannot be converted to a python object for pickling", "should only be shared between",
+)
+
+
+cdef bint _is_refusal(object error) except -1:
+    """Tell pickle's own refusals from exceptions that come out of the value's methods."""
+    for cls in type(error).__mro__:
+        if cls.__name__ == "PicklingError" and cls.__module__ in ("_pickle", "pickle"):
+            return True
+    # The text of an exception is its own method's work, and so is that of what it holds.
+    text = error.args[0] if type(error) in _refusal_types and error.args else None
+    return type(text) is str and any([words in text.lower() for words in _refusal_words])
+
+
+cdef str _remedy(object value):
+    cls = type(value)
+    if is_transferable(value):
+        return f"a {cls.__name__} can't be cloned; list it in transfer"
+    if PyFunction_Check(value) and value.__name__ == "<lambda>":
+        return "a lambda can't be sent; define a function at module level"
+    if PyFunction_Check(value):
+        return f"the function {value.__qualname__} can't be found by its name; define it at module level"
+    if isinstance(value, type):
+        return f"the class {value.__qualname__} can't be found by its name; define it at module level"
+    return f"a {f'{cls.__module__}.' if cls.__module__ != 'builtins' else ''}{cls.__qualname__} can't be cloned"
+
+
+cdef object _refusal(walk *w, object value, object reason):
+    """Return the DataCloneError for a value; whoever passes it on notes the way (walk_step)."""
+    if w.path is NULL:
+        path = []
+        Py_INCREF(path)
+        w.path = <PyObject *>path
+    return DataCloneError(f"{_remedy(value)} ({reason})")
+
+
+cdef str _show(object key):
+    try:
+        return repr(key)
+    except Exception:
+        return f"<{type(key).__name__}>"
+
+
+cdef str _path(list steps):
+    path = "$"
+    for step, key in reversed(steps):
+        if step == STEP_ATTRIBUTE and isinstance(key, str):
+            path += f".{key}"
+        elif step == STEP_KEY:
+            path += f".key({_show(key)})"
+        elif step == STEP_ITEM:
+            path += f".item({_show(key)})"
+        else:
+            path += f"[{_show(key)}]"
+    return path
+
+
+cdef _drop_step(walk *w):
+    """Forget the step into what a reducer returned: the path goes through the object itself."""
+    if w.path is not NULL:
+        (<list>w.path)[-1:] = []
+
+
+cdef _name_state_steps(walk *w, object state):
+    """Make of the steps into an object's state what they mean: attributes of the object."""
+    cdef list steps
+    if isinstance(state, tuple):
+        # Often one of __dict__ and slots.
+        _drop_step(w)
+    if w.path is not NULL:
+        steps = <list>w.path
+        if steps and steps[-1][0] == STEP_VALUE:
+            steps[-1] = (STEP_ATTRIBUTE, steps[-1][1])
+
+
+# ---- names ----
+
+cdef object _find(walk *w, object value, str name):
+    """Return a function, class or other global, after making sure that its name leads to it, as pickle does."""
+    if name is None:
+        name = getattr(value, "__qualname__", None)
+        if name is None:
+            name = value.__name__
+    module_name = getattr(value, "__module__", None)
+    if module_name is None:
+        import pickle
+        module_name = pickle.whichmodule(value, name)
+    try:
+        found = sys.modules.get(module_name)
+        if found is None:
+            __import__(module_name)
+            found = sys.modules[module_name]
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, KeyError, AttributeError) as error:
+        if isinstance(value, type) and value in _nameless_types:
+            return value
+        raise _refusal(w, value, f"no {module_name}.{name}") from error
+    if found is not value:
+        raise _refusal(w, value, f"{module_name}.{name} is something else")
+    return value
+
+
+# ---- the protocol of reducers ----
+
+cdef object _reduce(walk *w, object value):
+    try:
+        reducer = _registry().dispatch_table.get(type(value))
+        if reducer is not None:
+            return reducer(value)
+        reducer = getattr(value, "__reduce_ex__", None)
+        return reducer(5) if reducer is not None else value.__reduce__()
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
+        raise _refusal(w, value, error) from error
+
+
+cdef object _rebuild(walk *w, object value):
+    """Clone what walk.c has no walk for."""
+    cdef PyObject *known
+    if PyFunction_Check(value) or isinstance(value, type):
+        return _find(w, value, None)
+    if PyPickleBuffer_Check(value):
+        made = copy_pickle_buffer(value)
+        memo_put(&w.memo, value, made)
+        return made
+    if _is_zoned(value):
+        zone = value.tzinfo
+        if zone is None or walk_clone(w, zone, 0) is zone:
+            return value
+    reduced = _reduce(w, value)
+    if isinstance(reduced, str):
+        return _find(w, value, reduced)
+    if not isinstance(reduced, tuple) or not 2 <= len(reduced) <= 6:
+        raise _refusal(w, value, "__reduce__ must return a string or a tuple of 2 to 6 items")
+    size = len(reduced)
+    function, args = reduced[0], reduced[1]
+    state = reduced[2] if size > 2 else None
+    items = reduced[3] if size > 3 else None
+    pairs = reduced[4] if size > 4 else None
+    set_state = reduced[5] if size > 5 else None
+    if not callable(function):
+        raise _refusal(w, value, "the first item that __reduce__ returned must be callable")
+    if not isinstance(args, tuple):
+        raise _refusal(w, value, "the second item that __reduce__ returned must be a tuple")
+    del reduced
+    made = _make(w, value, function, args)
+    # The value may have been met again inside its arguments.
+    known = memo_get(&w.memo, <PyObject *>value)
+    if known is not NULL:
+        return <object>known
+    memo_put(&w.memo, value, made)
+    if items is not None:
+        _extend(w, made, items)
+    if pairs is not None:
+        _update(w, made, pairs)
+    if state is not None:
+        _set_state(w, made, state, set_state)
+    return made
+
+
+cdef object _make(walk *w, object value, object function, tuple args):
+    """Call what a reducer named, with clones of its arguments."""
+    name = getattr(function, "__name__", None)
+    if name != "__newobj__" and name != "__newobj_ex__":
+        function = walk_clone(w, function, 0)
+        args = _clone_arguments(w, args)
+        return function(*args)
+    if name == "__newobj_ex__":
+        cls, positional, keywords = args
+    else:
+        cls, positional, keywords = args[0] if args else None, args[1:], {}
+    if not isinstance(cls, type) or value.__class__ is not cls:
+        raise _refusal(w, value, f"{name} must be called with the object's class, not {cls!r}")
+    _find(w, cls, None)
+    positional = _clone_arguments(w, positional)
+    if keywords:
+        keywords = _clone_arguments(w, keywords)
+        return cls.__new__(cls, *positional, **keywords)
+    return cls.__new__(cls, *positional)
+
+
+cdef object _clone_arguments(walk *w, object args):
+    """Clone arguments; the way to what is refused among them ends at the object that they are for."""
+    try:
+        return walk_clone(w, args, 0)
+    except DataCloneError:
+        _drop_step(w)
+        raise
+
+
+cdef _extend(walk *w, object made, object items):
+    cdef Py_ssize_t index = 0
+    cdef list batch = []
+    for item in items:
         try:
-            items = iter(transfer)
-        except TypeError:
-            raise TypeError("transfer must be an iterable of transferable objects, "
-                            f"not {type(transfer).__name__}; write transfer=[port]") from None
-        self.items = list(items)
-        self._hooks = []
-        self._places = {}
-        for index, item in enumerate(self.items):
-            if type(item) in _atoms:
-                raise TypeError(f"transfer[{index}] must be a transferable object, not {type(item).__name__}")
-        for index, item in enumerate(self.items):
-            if item is source and source is not None:
-                raise self.refusal(index, "a port can't be transferred through itself")
-        for index, item in enumerate(self.items):
-            hooks = _hooks_of(item)
-            if hooks is None:
-                transferable = ", ".join(sorted(cls.__name__ for cls in _transferables))
-                raise self.refusal(index, f"a {type(item).__name__} can't be transferred, only {transferable} can")
-            if id(item) in self._places:
-                raise self.refusal(index, f"this {type(item).__name__} is listed twice")
-            self._places[id(item)] = index
-            self._hooks.append(hooks)
-        self.received = [receiver(item) for item, (receiver, _, _) in zip(self.items, self._hooks)]
-
-    cdef object refusal(self, Py_ssize_t index, str reason):
-        return DataCloneError(f"transfer[{index}]: {reason}", f"transfer[{index}]")
-
-    cdef object place_of(self, object item):
-        return self._places.get(id(item))
-
-    def check(self):
-        """Make sure that every item can be detached now.
-
-        :raises DataCloneError: for one that can't.
-        """
-        for index, (item, (_, obstacle, _)) in enumerate(zip(self.items, self._hooks)):
-            reason = obstacle(item)
-            if reason is not None:
-                raise self.refusal(index, f"this {type(item).__name__} can't be transferred: {reason}")
-
-    def detach(self):
-        """Move all items over to what is in :attr:`received`; right after :meth:`check`, this can't fail."""
-        for item, received, (_, _, move) in zip(self.items, self.received, self._hooks):
-            move(item, received)
+            batch.append(walk_clone(w, item, 0))
+        except DataCloneError:
+            walk_step(w, STEP_INDEX, index)
+            raise
+        index += 1
+        if len(batch) == 1000:
+            _append(made, batch)
+            batch = []
+    if batch:
+        _append(made, batch)
 
 
-# ---- the round trip ----
+cdef _append(object made, list batch):
+    extend = getattr(made, "extend", None)
+    if extend is not None:
+        extend(batch)
+        return
+    append = made.append
+    for item in batch:
+        append(item)
+
+
+cdef _update(walk *w, object made, object pairs):
+    for pair in pairs:
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise _refusal(w, made, "the fifth item that __reduce__ returned must yield pairs")
+        key, value = pair
+        try:
+            key = walk_clone(w, key, 0)
+        except DataCloneError:
+            walk_step(w, STEP_KEY, pair[0])
+            raise
+        del pair
+        try:
+            value = walk_clone(w, value, 0)
+        except DataCloneError:
+            walk_step(w, STEP_VALUE, key)
+            raise
+        made[key] = value
+
+
+cdef _set_state(walk *w, object made, object state, object set_state):
+    if set_state is not None:
+        set_state = walk_clone(w, set_state, 0)
+    try:
+        state = walk_clone(w, state, 0)
+    except DataCloneError:
+        _name_state_steps(w, state)
+        raise
+    if set_state is not None:
+        set_state(made, state)
+        return
+    set_state = getattr(made, "__setstate__", None)
+    if set_state is not None:
+        set_state(state)
+        return
+    slots = None
+    if type(state) is tuple and len(<tuple>state) == 2:
+        state, slots = state
+    if state is not None:
+        if not isinstance(state, dict):
+            raise TypeError(f"the state of a {type(made).__name__} without __setstate__ must be a dict, "
+                            f"not {type(state).__name__}")
+        attributes = made.__dict__
+        for name, value in state.items():
+            attributes[sys.intern(name) if type(name) is str else name] = value
+    if slots is not None:
+        if not isinstance(slots, dict):
+            raise TypeError(f"the slots' state of a {type(made).__name__} must be a dict, not {type(slots).__name__}")
+        for name, value in slots.items():
+            setattr(made, name, value)
+
+
+# ---- messages that are rebuilt at the receiver ----
 
 cdef object _pickler_class = None
 cdef object _unpickler_class = None
@@ -223,140 +469,95 @@ cdef int _make_classes() except -1:
             self.transfer = transfer
 
         def persistent_id(self, value):
-            cdef Transfer transfer
-            if value is None or value is True or value is False:
+            place = self.transfer.place_of(value)
+            if place is not None:
+                return place
+            if type(value) is not bytes and type(value) is not str and not _is_immutable_type(type(value)):
                 return None
-            if self.transfer is not None:
-                transfer = self.transfer
-                place = transfer.place_of(value)
-                if place is not None:
-                    self.references.append(transfer.received[place])
-                    return len(self.references) - 1
-            if is_immutable(value):
-                self.references.append(value)
-                return len(self.references) - 1
-            return None
+            self.references.append(value)
+            return -len(self.references)
 
     class Unpickler(pickle.Unpickler):
-        def __init__(self, buffer, references):
+        def __init__(self, buffer, references, transfer):
             super().__init__(buffer)
             self.references = references
+            self.received = transfer.received
 
         def persistent_load(self, place):
-            return self.references[place]
+            return self.received[place] if place >= 0 else self.references[-place - 1]
 
     _pickler_class = Pickler
     _unpickler_class = Unpickler
     return 0
 
 
-cdef object _round_trip(object value, Transfer transfer):
+cdef class Serialized:
+    """A message between post and receipt that has to be rebuilt by the receiver."""
+
+    cpdef object deserialize(self):
+        """Return the message, in the receiver's thread; once only.
+
+        :raises Exception: whatever the callables that ``__transfer__`` and reducers named raise.
+        """
+        from io import BytesIO
+        self.transfer.receive()
+        return _unpickler_class(BytesIO(self._pickle), self._references, self.transfer).load()
+
+
+cpdef object serialize(object value, Transfer transfer):
+    """Return a :class:`Serialized`; parameters and errors are those of :func:`clone`."""
     from io import BytesIO
     if _pickler_class is None:
         _make_classes()
+    cdef Serialized serialized = Serialized.__new__(Serialized)
+    serialized._references = []
+    serialized.transfer = transfer
     buffer = BytesIO()
-    references = []
-    _pickler_class(buffer, references, transfer).dump(value)
-    buffer.seek(0)
-    return _unpickler_class(buffer, references).load()
-
-
-# pickle has no exception of its own for most of what it refuses; the words are those of CPython 3.10 to 3.13, of
-# classes that Cython makes and of multiprocessing.
-cdef tuple _refusal_types = (TypeError, AttributeError, ValueError, RuntimeError)
-cdef tuple _refusal_words = (
-    "cannot pickle", "can't pickle", "can't get local", "cannot be pickled", "no default __reduce__",
-    "cannot be converted to a python object for pickling", "should only be shared between",
-)
-
-
-cdef bint _is_refusal(object error):
-    """Tell pickle's own refusals from exceptions that come out of the value's methods."""
-    import pickle
-    if isinstance(error, pickle.PicklingError):
-        return True
-    text = str(error).lower()
-    return type(error) in _refusal_types and any([words in text for words in _refusal_words])
-
-
-cdef str _remedy(object value):
-    cls = type(value)
-    if _hooks_of(value) is not None:
-        return f"a {cls.__name__} can't be cloned; list it in transfer"
-    if cls.__name__ == "function":
-        return f"the function {value.__qualname__} can't be found by its name; define it at module level"
-    if isinstance(value, type):
-        return f"the class {value.__qualname__} can't be found by its name; define it at module level"
-    return f"a {cls.__module__ + '.' if cls.__module__ != 'builtins' else ''}{cls.__qualname__} can't be cloned"
-
-
-cdef str _show(object key):
     try:
-        return repr(key)
-    except Exception:
-        return f"<{type(key).__name__}>"
+        _pickler_class(buffer, serialized._references, transfer).dump(value)
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
+        # pickle does not tell where.
+        clone(value, transfer)
+        raise DataCloneError(f"$: {_remedy(value)} ({error})") from error
+    serialized._pickle = buffer.getvalue()
+    return serialized
 
 
-cdef list _children(object value):
-    """Return (path element, child) for what a value consists of, as far as that can be named."""
-    if isinstance(value, dict):
-        return [*((f"[{_show(key)}]", child) for key, child in value.items()),
-                *((f".key({_show(key)})", key) for key in value)]
-    if isinstance(value, (list, tuple)):
-        return [(f"[{index}]", child) for index, child in enumerate(value)]
-    if isinstance(value, (set, frozenset)):
-        return [(f".item({_show(child)})", child) for child in value]
-    if isinstance(value, (type, type(sys))):
-        return []
-    children = [(f".{name}", child) for name, child in getattr(value, "__dict__", {}).items()]
-    for cls in type(value).__mro__:
-        slots = cls.__dict__.get("__slots__", ())
-        for name in (slots,) if isinstance(slots, str) else slots:
-            if hasattr(value, name):
-                children.append((f".{name}", getattr(value, name)))
-    return children
+# ---- clone ----
 
-
-cdef object _explain(object value, Transfer transfer, object refusal):
-    """Return the DataCloneError for a refused value, with the path to the innermost part that is refused by itself."""
-    path = "$"
-    cdef set seen = set()
-    cdef bint descending = True
-    while descending:
-        seen.add(id(value))
-        descending = False
-        for element, child in _children(value):
-            if id(child) in seen:
-                continue
-            try:
-                _round_trip(child, transfer)
-            except RecursionError:
-                break
-            except Exception as error:
-                if _is_refusal(error):
-                    path += element
-                    value, refusal = child, error
-                    descending = True
-                    break
-    return DataCloneError(f"{path}: {_remedy(value)} ({refusal})", path)
-
-
-def clone(value, Transfer transfer=None):
+cpdef object clone(object value, Transfer transfer):
     """Return a clone of `value` in which the items of `transfer` are replaced by what takes over from them.
 
     :raises DataCloneError: for what can't be cloned. Nothing has been detached then.
     :raises RecursionError: for a value that is nested too deeply.
     :raises Exception: whatever the value's own methods raise.
     """
-    if is_immutable(value):
+    if is_atom(value):
         return value
     try:
-        return _round_trip(value, transfer)
-    except Exception as error:
-        if not _is_refusal(error):
-            raise
-        refusal = error
-    raise _explain(value, transfer, refusal) from refusal
+        return _walk(value, transfer, False)
+    except _RecallError:
+        pass
+    return _walk(value, transfer, True)
+
+
+cdef object _walk(object value, Transfer transfer, bint recalls):
+    cdef walk w
+    walk_init(&w, recalls, _rebuild, _judge)
+    try:
+        if transfer is not None:
+            for item, received in zip(transfer.items, transfer.received):
+                memo_put(&w.memo, item, received)
+        return walk_clone(&w, value, 0)
+    except DataCloneError as error:
+        if w.path is not NULL:
+            error.path = _path(<list>w.path)
+            error.args = (f"{error.path}: {error.args[0]}",)
+        raise
+    finally:
+        walk_clear(&w)
 
 
 def structured_clone(value, *, transfer=()):
@@ -370,11 +571,21 @@ def structured_clone(value, *, transfer=()):
         that takes over; the listed ones are detached. None means none.
     :raises DataCloneError: for what can't be cloned or transferred; nothing has been detached then.
     :raises TypeError: for a transfer list that is not an iterable of objects.
+    :raises RecursionError: for a value that is nested too deeply; in no case deeper than 10,000 levels are cloned.
+    :raises Exception: whatever the value's own methods raise; nothing has been detached then either, except by a
+        ``__transfer__`` that was called before one that raises.
     """
-    if transfer is None:
-        transfer = ()
-    cdef Transfer moved = Transfer(transfer)
-    result = clone(value, moved)
+    cdef Transfer moved
+    cdef Serialized serialized
+    if transfer is None or transfer is NOTHING:
+        return clone(value, None)
+    moved = Transfer(transfer)
+    if not moved.deferred:
+        result = clone(value, moved)
+        moved.check()
+        moved.detach()
+        return result
+    serialized = serialize(value, moved)
     moved.check()
     moved.detach()
-    return result
+    return serialized.deserialize()

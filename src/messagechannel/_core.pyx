@@ -4,7 +4,8 @@
 
 Ownership.  A ``channel`` (csrc/channel.h) has two sides; each side is held by at most one *attached* MessagePort.
 Transferring a port makes another handle the attached one, in O(1), and leaves the old one detached. What a queue holds
-are owned references: to the message itself or, with the low bit set, to an Envelope (a message that came with ports).
+are owned references: to the message itself or, with the low bit set, to an Envelope (a message that came with ports,
+or is to be rebuilt where it is received).
 
 An endpoint's ``listening`` is a strong reference to its attached port while that has listeners that a post of the peer
 can reach: the standard's "as if by a strong reference from its peer". Hence the peer visits it for the garbage
@@ -35,11 +36,11 @@ from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uintptr_t
 import os
 from _weakref import ref
 
-from messagechannel._clone import DataCloneError, clone, register_transferable
 from messagechannel._context import SETTLE_SECONDS as _SETTLE_SECONDS
 from messagechannel._context import give_way, new_wakeup, settle
+from messagechannel._transfer import DataCloneError, register_transferable
 
-from messagechannel._clone cimport Transfer
+from messagechannel._clone cimport Serialized, clone, serialize
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, PARKER_SEES_SIGNALS, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE,
     THREADS_AT_ONCE, TypeSlots, c_bool, channel, channel_close, channel_decref, channel_incref, channel_new, endpoint,
@@ -50,21 +51,18 @@ from messagechannel._csrc cimport (
     spin_release, steal, traverseproc, visitproc, waiter, waiter_init, waiter_join, waiter_leave,
 )
 from messagechannel._events cimport (
-    HEARS_CLOSE, HEARS_ERROR, HEARS_MESSAGE, Event, EventTarget, message_event, trusted_event,
+    HEARS_CLOSE, HEARS_ERROR, HEARS_MESSAGE, Event, EventTarget, message_event, report, trusted_event,
 )
 from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
+from messagechannel._transfer cimport Transfer
+
+
+cdef extern from "walk.h":
+    bint is_atom(object value) noexcept
 
 
 cdef extern from *:
     """
-    /* Tells the commonest immutable values by their exact type alone. */
-    static inline int is_atom(PyObject *o)
-    {
-        PyTypeObject *type = Py_TYPE(o);
-        return type == &PyLong_Type || type == &PyUnicode_Type || type == &PyBytes_Type || type == &PyFloat_Type
-               || o == Py_None || type == &PyBool_Type;
-    }
-
     static inline int is_finalizing(void)
     {
     #if PY_VERSION_HEX >= 0x030D0000
@@ -132,7 +130,6 @@ cdef extern from *:
     #endif
     }
     """
-    bint is_atom(object value) noexcept
     bint is_finalizing() noexcept
     Py_ssize_t Py_REFCNT(PyObject *o) noexcept
     int (*receive_fast)(object self, PyObject **message) noexcept
@@ -187,10 +184,15 @@ cdef enum:
 
 @cython.final
 cdef class Envelope:
-    """A message that came with ports, while it is in a queue."""
+    """A message that is more than its data, while it is in a queue."""
 
+    # The message, or a Serialized one.
     cdef object data
     cdef tuple ports
+
+    cdef object open(self):
+        """Return the message; rebuilding it may raise anything."""
+        return (<Serialized>self.data).deserialize() if type(self.data) is Serialized else self.data
 
 
 cdef inline bint is_envelope(PyObject *item) noexcept:
@@ -206,12 +208,21 @@ cdef inline void discard(PyObject *item) noexcept:
 
 
 cdef object open_item(PyObject *item):
-    """Return the message in an owned queue item."""
-    if not is_envelope(item):
-        return steal(item)
-    message = envelope_of(item).data
+    """Return the message in an owned queue item; rebuilding it may raise anything."""
+    return unopened(item).open() if is_envelope(item) else steal(item)
+
+
+cdef Envelope unopened(PyObject *item):
+    """Return the Envelope that is an owned queue item."""
+    cdef Envelope envelope = envelope_of(item)
     discard(item)
-    return message
+    return envelope
+
+
+cdef PyObject *owned_item(object message) noexcept:
+    """Return the owned queue item for a message or an Envelope."""
+    Py_INCREF(message)
+    return <PyObject *>(<uintptr_t><PyObject *>message | (type(message) is Envelope))
 
 
 cdef int64_t deadline_of(object timeout) except -1:
@@ -348,30 +359,38 @@ cdef class PortStatistics:
 cdef class Outgoing:
     """A message on its way out: checked and cloned, its transferables not yet detached."""
 
+    # The clone, or a Serialized.
     cdef object data
     cdef Transfer transfer
     # The target is in the transfer list: the message goes nowhere (HTML Standard, message port post message steps).
     cdef bint doomed
 
+    cdef bint transfers(self, object message) except -1:
+        """Tell whether the message itself is a listed item, of which the receiver gets another object in any case."""
+        return self.transfer is not None and self.transfer.place_of(message) is not None
+
     cdef PyObject *item(self) except NULL:
-        """Detach what is transferred and return an owned queue item. The caller has called ``transfer.check``."""
+        """Detach what is transferred and return an owned queue item. The caller has called ``transfer.check``.
+
+        Only a ``__transfer__`` can make it raise.
+        """
         cdef Envelope envelope
         if self.transfer is None:
             Py_INCREF(self.data)
             return <PyObject *>self.data
+        self.transfer.call_transfer_methods()
         if not move_handles(self.transfer.items, self.transfer.received):
             # Another thread has been faster since: now this says with which.
             self.transfer.check()
-        self.transfer.detach()
+        self.transfer.move()
         ports = tuple([port for port in self.transfer.received if isinstance(port, MessagePort)])
-        if not ports:
+        if not ports and type(self.data) is not Serialized:
             Py_INCREF(self.data)
             return <PyObject *>self.data
         envelope = Envelope.__new__(Envelope)
         envelope.data = self.data
         envelope.ports = ports
-        Py_INCREF(envelope)
-        return <PyObject *>(<uintptr_t><PyObject *>envelope | 1)
+        return owned_item(envelope)
 
 
 @cython.trashcan(True)
@@ -594,8 +613,10 @@ cdef class MessagePort(EventTarget):
                     port = item
                     if port.attached() and port._channel == self._channel and self._channel != NULL:
                         outgoing.doomed = True
-        if is_atom(message) or self._channel != NULL and self._channel.by_reference:
+        if self._channel != NULL and self._channel.by_reference and not outgoing.transfers(message):
             outgoing.data = message
+        elif outgoing.transfer is not None and outgoing.transfer.deferred:
+            outgoing.data = serialize(message, outgoing.transfer)
         else:
             outgoing.data = clone(message, outgoing.transfer)
         if outgoing.transfer is not None:
@@ -610,7 +631,7 @@ cdef class MessagePort(EventTarget):
         elif outcome < 0:
             discard(item)
             if outcome == RING_NO_MEMORY:
-                ring_return_room(&self.outbox().inbox, 1)
+                self._return_room(1)
                 raise MemoryError
             return False
         return True
@@ -677,14 +698,14 @@ cdef class MessagePort(EventTarget):
 
     cdef int _post(self, Outgoing outgoing) except -1:
         cdef bint deliver = self.may_send() and not outgoing.doomed
+        cdef PyObject *item
         if deliver and ring_reserve(&self.outbox().inbox, 1) == 0:
             raise_full(self.outbox().inbox.capacity)
-        cdef PyObject *item
         try:
             item = outgoing.item()
         except BaseException:
             if deliver:
-                self._give_room_back()
+                self._return_room(1)
             raise
         if deliver:
             self._push(item)
@@ -692,9 +713,9 @@ cdef class MessagePort(EventTarget):
             discard(item)
         return 0
 
-    cdef int _give_room_back(self) except -1:
-        """After reserved room was not used."""
-        ring_return_room(&self.outbox().inbox, 1)
+    cdef int _return_room(self, size_t n) except -1:
+        """Give back the room for messages that was reserved and is not needed: somebody may wait for it."""
+        ring_return_room(&self.outbox().inbox, n)
         tell(endpoint_offer_room(self.outbox()))
         return 0
 
@@ -774,7 +795,7 @@ cdef class MessagePort(EventTarget):
                 outgoing.transfer.check()
             item = outgoing.item()
         except BaseException:
-            self._give_room_back()
+            self._return_room(1)
             raise
         if outgoing.doomed:
             discard(item)
@@ -810,6 +831,7 @@ cdef class MessagePort(EventTarget):
                 raise TimeoutError("no room within the timeout")
             w = TaskWaiter.join(self, False)
             try:
+                # Anew: joining runs code of the event loop's, and a close meanwhile has woken nobody.
                 if self.may_send():
                     if ring_reserve(&w._endpoint.inbox, 1):
                         break
@@ -840,7 +862,7 @@ cdef class MessagePort(EventTarget):
         try:
             for message in messages:
                 if not (by_reference or is_atom(message)):
-                    message = clone(message)
+                    message = clone(message, None)
                 Py_INCREF(message)
                 chunk[n] = <void *>message
                 n += 1
@@ -870,7 +892,7 @@ cdef class MessagePort(EventTarget):
                 if outcome > 0:
                     self._pushed(outcome, pushed)
                 if pushed < room:
-                    ring_return_room(queue, room - pushed)
+                    self._return_room(room - pushed)
                     if ring_closed(queue):
                         raise_closed(self)
                     raise MemoryError
@@ -945,6 +967,7 @@ cdef class MessagePort(EventTarget):
         :raises TimeoutError: when no message came within the timeout.
         :raises ValueError: for a timeout that is negative or NaN.
         :raises TypeError: for a timeout that is not a number.
+        :raises Exception: whatever rebuilding an object that has ``__transfer__`` raises; the message is gone then.
         """
         return open_item(self._receive(INT64_MAX if timeout is None else deadline_of(timeout)))
 
@@ -973,9 +996,16 @@ cdef class MessagePort(EventTarget):
         cdef Envelope envelope
         if not is_envelope(item):
             return message_event(steal(item), NOTHING, self)
-        envelope = envelope_of(item)
-        discard(item)
-        return message_event(envelope.data, envelope.ports, self)
+        envelope = unopened(item)
+        return message_event(envelope.open(), envelope.ports, self)
+
+    cdef int _append(self, list messages, PyObject *item) except -1:
+        """Add the message in an owned item; one that can't be rebuilt must not take the others with it."""
+        try:
+            messages.append(open_item(item))
+        except Exception as error:
+            report(error, self)
+        return 0
 
     cdef list take_many(self, size_t limit):
         """Return what waits, up to `limit` messages. The port is attached."""
@@ -990,7 +1020,10 @@ cdef class MessagePort(EventTarget):
                 break
             done += n
             for i in range(n):
-                messages.append(open_item(<PyObject *>chunk[i]))
+                if is_envelope(<PyObject *>chunk[i]):
+                    self._append(messages, <PyObject *>chunk[i])
+                else:
+                    messages.append(steal(<PyObject *>chunk[i]))
             ring_return_room(queue, n)
         if done:
             self.attend()
@@ -998,6 +1031,9 @@ cdef class MessagePort(EventTarget):
 
     def receive_many(self, limit=None, timeout=None):
         """Wait for one message, then return a list of it and of those that wait behind it.
+
+        A message that came with an object that can't be rebuilt here is left out, and the exception reported as a
+        listener's would be.
 
         :param limit: the most messages to return, at least 1; None for all that are there.
         :param timeout: seconds to wait for the first message; None waits for ever, 0 tries once.
@@ -1008,14 +1044,11 @@ cdef class MessagePort(EventTarget):
         """
         cdef size_t most = limit_of(limit)
         cdef int64_t deadline = deadline_of(timeout)
-        cdef list messages
-        if self.attached():
-            messages = self.take_many(most)
-            if messages:
-                return messages
-        messages = [open_item(self._receive(deadline))]
-        if most > 1 and self.attached():
-            messages += self.take_many(most - 1)
+        cdef list messages = self.take_many(most) if self.attached() else []
+        while not messages:
+            self._append(messages, self._receive(deadline))
+            if self.attached():
+                messages += self.take_many(most - <size_t>len(messages))
         return messages
 
     def areceive(self):
@@ -1041,12 +1074,15 @@ cdef class MessagePort(EventTarget):
             if messages:
                 self._without_waiting += <uint32_t>min(<size_t>len(messages), <size_t>TASK_MESSAGES)
                 return messages
-        messages = [await self._areceive()]
-        if most > 1 and self.attached():
-            messages += self.take_many(most - 1)
+        messages = []
+        while not messages:
+            self._append(messages, owned_item(await self._areceive(False)))
+            if self.attached():
+                messages += self.take_many(most - <size_t>len(messages))
         return messages
 
-    async def _areceive(self):
+    async def _areceive(self, bint opens):
+        """Wait for a message and return it, or its Envelope unless that is to be opened."""
         cdef TaskWaiter w
         cdef PyObject *item
         cdef endpoint *e
@@ -1059,7 +1095,7 @@ cdef class MessagePort(EventTarget):
             item = self.take()
             if item != NULL:
                 self._without_waiting += 1
-                return open_item(item)
+                return open_item(item) if opens or not is_envelope(item) else unopened(item)
             e = self.inbox()
             if ring_drained(&e.inbox):
                 raise_closed(self)
@@ -1074,7 +1110,7 @@ cdef class MessagePort(EventTarget):
                 # The baton: see csrc/channel.h.
                 tell(endpoint_pass_on(e))
             if item != NULL:
-                return open_item(item)
+                return open_item(item) if opens or not is_envelope(item) else unopened(item)
 
     def __iter__(self):
         return self
@@ -1232,6 +1268,18 @@ cdef class MessagePort(EventTarget):
         return (self._channel.closed_by == <int>(self._side ^ 1) and not self.inbox().close_told
                 and (self._heard & HEARS_CLOSE) != 0 and ring_drained(&self.inbox().inbox))
 
+    cdef Event _incoming_event(self, PyObject *item):
+        """Return the ``message`` event for an owned queue item, or ``messageerror`` for what can't be rebuilt."""
+        cdef Event event
+        try:
+            return self.event_of(item)
+        except Exception as error:
+            if not self._listeners("messageerror"):
+                report(error, self)
+            event = message_event(None, NOTHING, self)
+            event.type = "messageerror"
+            return event
+
     cdef bint _run_task(self, object tasks) except -1:
         """Dispatch the oldest message, or else the close event; False when there was neither to dispatch here.
 
@@ -1239,6 +1287,7 @@ cdef class MessagePort(EventTarget):
         """
         cdef endpoint *e = self.inbox()
         cdef PyObject *item = NULL
+        cdef Event event
         cdef dict registrations
         cdef size_t number
         cdef bint here, dispatches, taken_before = False, ended = False
@@ -1264,7 +1313,8 @@ cdef class MessagePort(EventTarget):
         if attention:
             self.attend()
         if item != NULL:
-            self._dispatch(self.event_of(item), registrations["message"])
+            event = self._incoming_event(item)
+            self._dispatch(event, registrations["message"] if event.type == "message" else self._listeners(event.type))
         elif ended:
             self._dispatch(trusted_event("close", self), registrations["close"])
         return item != NULL or taken_before
@@ -1432,7 +1482,7 @@ cdef class Receive:
         if self._waiting is None:
             # Whatever the last message was, it does not live on while this waits.
             self._stop = None
-            self._waiting = self._port._areceive()
+            self._waiting = self._port._areceive(True)
         return 0
 
     def throw(self, *exc_info):
@@ -1459,11 +1509,17 @@ cdef class Receive:
             self._state = FINISHED
 
 
+async def open_for_task(Envelope envelope):
+    """Open a message where an exception has a way out."""
+    return envelope.open()
+
+
 cdef int take_for_task(object awaitable, PyObject **message) noexcept:
     """receive_fast: take a message without waiting, unless the event loop is due a turn."""
     cdef Receive self = <Receive>awaitable
     cdef MessagePort port = self._port
     cdef PyObject *item
+    cdef Envelope envelope
     if port is None or not port.attached() or port._without_waiting >= TASK_MESSAGES:
         return False
     if not shared_claim(&self._state, READY, STEPPING):
@@ -1473,13 +1529,15 @@ cdef int take_for_task(object awaitable, PyObject **message) noexcept:
         self._state = READY
         return False
     port._without_waiting += 1
-    self._state = FINISHED
     if is_envelope(item):
-        envelope = envelope_of(item)
-        data = envelope.data
-        Py_INCREF(data)
-        discard(item)
-        item = <PyObject *>data
+        envelope = unopened(item)
+        if type(envelope.data) is Serialized:
+            self._waiting = open_for_task(envelope)
+            self._state = READY
+            return False
+        Py_INCREF(envelope.data)
+        item = <PyObject *>envelope.data
+    self._state = FINISHED
     message[0] = item
     return True
 
@@ -1651,7 +1709,7 @@ def _make_empty_port(port):
     return construct_port(MessagePort, <PyObject *>NOTHING, NULL)
 
 
-def _port_obstacle(MessagePort port):
+def _port_obstacle(MessagePort port, received):
     return port.obstacle()
 
 

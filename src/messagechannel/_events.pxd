@@ -50,3 +50,4 @@ cdef class EventTarget:
 
 cdef MessageEvent message_event(object data, tuple ports, object target)
 cdef Event trusted_event(str type, object target)
+cdef void report(object error, object listener) noexcept

@@ -6,7 +6,7 @@ cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from libc.stdint cimport uint32_t
 
-from messagechannel._csrc cimport TypeSlots, shared_number
+from messagechannel._csrc cimport TypeSlots, shared_claim, shared_number
 
 from messagechannel._context import report_on_running_loop
 
@@ -146,6 +146,8 @@ cdef class Registration:
     cdef bint handler
     # A listener that is removed while its event is being dispatched no longer runs.
     cdef shared_number removed
+    # A listener for one event was or is being called.
+    cdef shared_number spent
 
     def __cinit__(self, callback, bint once, bint handler):
         self._callback = callback
@@ -320,8 +322,12 @@ cdef class EventTarget:
                 return 0
 
     cdef bint _dispatch(self, Event event, tuple registrations) except -1:
-        """Call the listeners that there were when the event came about."""
+        """Call the listeners that were looked up when the event came about.
+
+        If all of them have been removed since, they get it all the same: nobody else would.
+        """
         cdef Registration registration
+        cdef Py_ssize_t i, n = len(registrations)
         cdef bint called = False
         cdef str type
         with cython.critical_section(event):
@@ -330,14 +336,17 @@ cdef class EventTarget:
             event._stopped = False
         ending = None
         try:
-            for registration in registrations:
-                # One that an earlier listener takes away is not called. Until one is called, only another thread can
-                # have done that, and came too late: a message that was taken for its listener is not lost.
-                if called and registration.removed:
+            for i in range(2 * n):
+                if i == n and called:
+                    break
+                registration = registrations[i % n]
+                if registration.removed and i < n:
                     continue
-                # Of several threads that dispatch here at once, one gets to call a listener that is called once.
-                if registration.once and not self._remove(type, registration):
-                    continue
+                if registration.once:
+                    # Of several threads that dispatch here at once, one gets to call it.
+                    if not shared_claim(&registration.spent, False, True):
+                        continue
+                    self._remove(type, registration)
                 called = True
                 callback = registration.callback()
                 try:

@@ -1,0 +1,18 @@
+cdef class Transfer:
+    cdef readonly list items
+    cdef readonly list received
+    cdef readonly bint deferred
+    cdef list _hooks
+    # id(item) -> index
+    cdef dict _places
+    # For items that have __transfer__: what that returned.
+    cdef dict _rebuilders
+
+    cdef object refusal(self, Py_ssize_t index, str reason)
+    cpdef object place_of(self, object item)
+    # The two steps of detach.
+    cdef int call_transfer_methods(self) except -1
+    cdef int move(self) except -1
+    cdef int receive(self) except -1
+
+cdef bint is_transferable(object value)

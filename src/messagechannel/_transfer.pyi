@@ -1,0 +1,30 @@
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from typing_extensions import disjoint_base
+
+_T = TypeVar("_T")
+
+class DataCloneError(ValueError):
+    path: str
+    def __init__(self, message: str, path: str = "$") -> None: ...
+
+@disjoint_base
+class Transfer:
+    @property
+    def items(self) -> list[Any]: ...
+    @property
+    def received(self) -> list[Any]: ...
+    @property
+    def deferred(self) -> bool: ...
+    def __init__(self, transfer: Iterable[object], source: object = None) -> None: ...
+    def place_of(self, item: object) -> int | None: ...
+    def check(self) -> None: ...
+    def detach(self) -> None: ...
+
+def register_transferable(
+    cls: type[_T],
+    receiver: Callable[[_T], _T],
+    obstacle: Callable[[_T, _T], str | None],
+    move: Callable[[_T, _T], None],
+) -> None: ...

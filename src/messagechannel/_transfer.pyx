@@ -1,0 +1,201 @@
+# cython: language_level=3, binding=False, always_allow_keywords=False, freethreading_compatible=True
+# cython: embedsignature=True, embedsignature.format=clinic
+"""Transferables and transfer lists (HTML Standard, "Transferable objects").
+
+Transferring follows StructuredSerializeWithTransfer: look at every listed item, serialize, check that none has been
+detached meanwhile, and only then detach, all of them. :class:`Transfer` has one method for each step.
+"""
+
+from cpython.object cimport PyObject
+
+import sys
+
+cdef extern from "storage.h":
+    int swap_bytearrays(PyObject *one, PyObject *other) noexcept
+    int swap_arrays(PyObject *one, PyObject *other) noexcept
+    bint bytearray_is_exported(PyObject *o) noexcept
+    bint array_is_exported(PyObject *o) noexcept
+
+
+class DataCloneError(ValueError):
+    """A value can't be cloned or transferred (Web IDL, "DataCloneError").
+
+    :ivar path: where the offending value is, such as ``$['orders'][3].callback``; ``$`` is the message itself,
+        ``transfer[0]`` an item of the transfer list.
+    """
+
+    __module__ = "messagechannel"
+
+    def __init__(self, message, path="$"):
+        super().__init__(message)
+        self.path = path
+
+    def __reduce__(self):
+        return type(self), (self.args[0], self.path)
+
+
+# ---- what can be transferred ----
+
+cdef tuple _primitives = (type(None), bool, int, float, complex, str, bytes)
+cdef dict _transferables = {}
+cdef str EXPORTED = "a memoryview or another view of it exists; release that first"
+
+
+def register_transferable(cls, receiver, obstacle, move):
+    """Make the instances of exactly `cls`, or of its subclasses, transferable.
+
+    :param receiver: ``receiver(item)`` makes the empty object that will take over.
+    :param obstacle: ``obstacle(item, received)`` says why the item can't be transferred now, or returns None.
+    :param move: ``move(item, received)`` moves everything over and leaves the item detached; it can't fail.
+    """
+    _transferables[cls] = (receiver, obstacle, move)
+
+
+cdef tuple _hooks_of(object item):
+    for cls in type(item).__mro__:
+        hooks = _transferables.get(cls)
+        if hooks is not None:
+            return hooks
+        if cls.__name__ == "array" and cls is getattr(sys.modules.get("array"), "array", None):
+            register_transferable(cls, _empty_array, _array_obstacle, _move_array)
+            return _transferables[cls]
+    return None
+
+
+cdef bint is_transferable(object value):
+    return _hooks_of(value) is not None or hasattr(type(value), "__transfer__")
+
+
+def _empty_bytearray(item):
+    return bytearray()
+
+
+def _bytearray_obstacle(item, received):
+    # A reducer may have made a view of what takes over.
+    return EXPORTED if bytearray_is_exported(<PyObject *>item) or bytearray_is_exported(<PyObject *>received) else None
+
+
+def _move_bytearray(item, received):
+    if swap_bytearrays(<PyObject *>item, <PyObject *>received) < 0:
+        raise DataCloneError(f"this bytearray can't be transferred: {EXPORTED}")
+
+
+def _empty_array(item):
+    array = sys.modules["array"].array
+    # A subclass may say something else of itself.
+    return array(array.typecode.__get__(item))
+
+
+def _array_obstacle(item, received):
+    return EXPORTED if array_is_exported(<PyObject *>item) or array_is_exported(<PyObject *>received) else None
+
+
+def _move_array(item, received):
+    if swap_arrays(<PyObject *>item, <PyObject *>received) < 0:
+        raise DataCloneError(f"this array can't be transferred: {EXPORTED}")
+
+
+register_transferable(bytearray, _empty_bytearray, _bytearray_obstacle, _move_bytearray)
+
+
+# ---- the transfer list ----
+
+cdef class Transfer:
+    """The transfer list of one message: ``Transfer(transfer, source)`` reads it once and looks at every item.
+
+    `source` is the port that the message is posted on, which can't be transferred through itself.
+
+    :ivar items: what was listed.
+    :ivar received: for each item the new object that takes over. It is empty until :meth:`detach`; in place of an
+        object that has ``__transfer__`` stands the object itself until the message is received.
+    :ivar deferred: whether an item has ``__transfer__``, and so can only be rebuilt where the message is received.
+    :raises TypeError: for a transfer list that is not an iterable of objects.
+    :raises DataCloneError: for an item that can't be transferred, or is listed twice.
+    """
+
+    def __init__(self, transfer, source=None):
+        # A port is an iterable too, of its messages.
+        if isinstance(transfer, (str, bytes)) or hasattr(transfer, "keys") or is_transferable(transfer):
+            raise TypeError(f"transfer must be an iterable of transferable objects, not {type(transfer).__name__}; "
+                            "write transfer=[port]")
+        try:
+            items = iter(transfer)
+        except TypeError:
+            raise TypeError("transfer must be an iterable of transferable objects, "
+                            f"not {type(transfer).__name__}; write transfer=[port]") from None
+        self.items = list(items)
+        self._hooks = []
+        self._places = {}
+        self._rebuilders = {}
+        for index, item in enumerate(self.items):
+            if type(item) in _primitives:
+                raise TypeError(f"transfer[{index}] must be a transferable object, not {type(item).__name__}")
+        for index, item in enumerate(self.items):
+            if item is source and source is not None:
+                raise self.refusal(index, "a port can't be transferred through itself")
+        for index, item in enumerate(self.items):
+            hooks = _hooks_of(item)
+            if hooks is None and not hasattr(type(item), "__transfer__"):
+                raise self.refusal(index, f"a {type(item).__name__} can't be transferred, only a MessagePort, "
+                                   "bytearray or array.array can, and what has a __transfer__ method")
+            if id(item) in self._places:
+                raise self.refusal(index, f"this {type(item).__name__} is listed twice")
+            self._places[id(item)] = index
+            self._hooks.append(hooks)
+        self.deferred = None in self._hooks
+        self.received = [item if hooks is None else hooks[0](item) for item, hooks in zip(self.items, self._hooks)]
+
+    cdef object refusal(self, Py_ssize_t index, str reason):
+        return DataCloneError(f"transfer[{index}]: {reason}", f"transfer[{index}]")
+
+    cpdef object place_of(self, object item):
+        """Return the index of an item, None for what is not listed."""
+        return self._places.get(id(item))
+
+    def check(self):
+        """Make sure that every item can be detached now.
+
+        :raises DataCloneError: for one that can't.
+        """
+        for index, (item, received, hooks) in enumerate(zip(self.items, self.received, self._hooks)):
+            reason = None if hooks is None else hooks[1](item, received)
+            if reason is not None:
+                raise self.refusal(index, f"this {type(item).__name__} can't be transferred: {reason}")
+
+    def detach(self):
+        """Move all items over to what is in :attr:`received`, right after :meth:`check`.
+
+        Only a ``__transfer__`` can fail, so those go first; their exceptions propagate unchanged.
+
+        :raises TypeError: when a ``__transfer__`` does not return what it should.
+        """
+        self.call_transfer_methods()
+        self.move()
+
+    cdef int call_transfer_methods(self) except -1:
+        if self.deferred:
+            for index, (item, hooks) in enumerate(zip(self.items, self._hooks)):
+                if hooks is None:
+                    self._rebuilders[index] = _checked(item, type(item).__transfer__(item))
+            # What ran may have detached or exported other items.
+            self.check()
+        return 0
+
+    cdef int move(self) except -1:
+        for item, received, hooks in zip(self.items, self.received, self._hooks):
+            if hooks is not None:
+                hooks[2](item, received)
+        return 0
+
+    cdef int receive(self) except -1:
+        """Rebuild, on the receiving side, the objects that have ``__transfer__``."""
+        for index, (rebuild, args) in self._rebuilders.items():
+            self.received[index] = rebuild(*args)
+        return 0
+
+
+cdef tuple _checked(object item, object rebuilder):
+    if type(rebuilder) is tuple and len(rebuilder) == 2 and callable(rebuilder[0]) and type(rebuilder[1]) is tuple:
+        return rebuilder
+    raise TypeError(f"{type(item).__name__}.__transfer__() must return a tuple of a callable and a tuple of its "
+                    f"arguments, not {rebuilder!r}")
