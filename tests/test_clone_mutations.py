@@ -7,6 +7,7 @@ import copyreg
 import gc
 import re
 import sys
+import sysconfig
 import threading
 import time
 import weakref
@@ -330,7 +331,13 @@ CHANGES = [
     (Bag, change_attributes),
     (Slot, change_slots),
     (bytearray, change_bytes),
-    (collections.OrderedDict, change_dict),
+    pytest.param(
+        *(collections.OrderedDict, change_dict),
+        marks=pytest.mark.skipif(
+            bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+            reason="without the GIL, the OrderedDict of CPython 3.13 breaks when two threads use it",
+        ),
+    ),
 ]
 
 
