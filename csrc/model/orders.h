@@ -1,4 +1,4 @@
-/* The memory order of every atomic access in csrc/ring.h, ring.c, channel.c and parker.c, in the order of the sources:
+/* The memory order of every atomic access in csrc/ring.h, ring.c, lock.h, channel.c and parker.c, in the order of the sources:
  *
  *     #define NAME ORDER    function: operation object
  *
@@ -71,11 +71,12 @@
 #define RESERVE_SWAP SEQ_CST      /* ring_reserve: compare_exchange credits */
 #define RESERVE_FAILURE SEQ_CST   /* ring_reserve: compare_exchange credits */
 #define RETURN_ROOM SEQ_CST       /* ring_return_room: fetch_add credits */
+/* lock.h */
+#define LOCK ACQUIRE              /* spin_acquire: exchange l */
+#define UNLOCK RELEASE            /* spin_release: store l */
 /* channel.c */
 /* none RELAXED                      channel_incref: fetch_add references */
 /* none ACQ_REL                      channel_decref: fetch_sub references */
-#define LOCK ACQUIRE              /* lock: exchange lock */
-#define UNLOCK RELEASE            /* unlock: store lock */
 #define OFFER_CREDITS SEQ_CST     /* endpoint_offer_room: load credits */
 /* none ACQ_REL                      channel_close: compare_exchange closed_by */
 /* none ACQUIRE                      channel_close: compare_exchange closed_by */
