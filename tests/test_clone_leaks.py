@@ -14,6 +14,15 @@ from test_clone import IMMUTABLE, MUTABLE, Sub
 from test_clone_faults import small_values
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_but_the_clones_is_collected():
+    """A collection that goes through all of pytest takes a hundred times as long as one of these tests."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def references(sentinels):
     return [sys.getrefcount(sentinel) for sentinel in sentinels]
 
