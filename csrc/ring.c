@@ -38,7 +38,7 @@ void ring_init(ring *r, size_t capacity)
     atomic_init(&r->credits, capacity);
     atomic_init(&r->announce, 0);
     atomic_init(&r->head, NULL);
-    r->offset = 0;
+    r->offset = r->known = 0;
     atomic_init(&r->token, 0);
     atomic_init(&r->spare, NULL);
     r->peak = 0;
@@ -209,15 +209,18 @@ static size_t claimed_by_now(ring *r)
     return claimed(tail);
 }
 
-/* Notes how many messages wait while `tail` is the tail and `offset` the next slot to read.  Token held. */
-static void note_peak(ring *r, ring_segment *head, uint32_t offset, uintptr_t tail)
+/* Loads the tail and notes what it tells: how far the head segment is claimed, and how many messages wait.  Token held. */
+static uintptr_t look_at_tail(ring *r, ring_segment *head)
 {
+    uintptr_t tail = atomic_load_explicit(&r->tail, memory_order_acquire);
+    r->known = (uint16_t)(RING_SEGMENT(tail) == head ? tail & RING_OFFSET : RING_SLOTS);
     size_t end = claimed(tail);
     if (end != RING_UNKNOWN) {
-        size_t waiting = end - (atomic_load_explicit(&head->first, memory_order_relaxed) + offset);
+        size_t waiting = end - (atomic_load_explicit(&head->first, memory_order_relaxed) + r->offset);
         if (waiting > r->peak)
             r->peak = waiting;
     }
+    return tail;
 }
 
 /* Leaves a segment whose last slot was read and returns its successor.  Token held. */
@@ -227,6 +230,7 @@ static ring_segment *next_segment(ring *r, ring_segment *s)
     number_next(s, next);
     /* Relaxed: consumers see it through the token. */
     atomic_store_explicit(&r->head, next, memory_order_relaxed);
+    r->known = 0;
     segment_put(r, s);
     return next;
 }
@@ -234,21 +238,24 @@ static ring_segment *next_segment(ring *r, ring_segment *s)
 void *ring_pop(ring *r, bool *shut)
 {
     void *item = NULL;
+    *shut = false;
     ring_take_token(r);
     ring_segment *s = atomic_load_explicit(&r->head, memory_order_acquire);
-    uintptr_t tail = atomic_load_explicit(&r->tail, memory_order_acquire);
-    *shut = (tail & RING_SHUT) != 0;
     if (s) {
-        uint32_t offset = r->offset;
+        uint16_t offset = r->offset;
+        /* Where this is the last message that is known of, it may be the last of all. */
+        if (offset + 1 >= r->known)
+            *shut = (look_at_tail(r, s) & RING_SHUT) != 0;
         item = atomic_load_explicit(&s->slot[offset], memory_order_acquire);
         if (item) {
-            note_peak(r, s, offset, tail);
             if (++offset == RING_SLOTS) {
                 next_segment(r, s);
                 offset = 0;
             }
             r->offset = offset;
         }
+    } else {
+        *shut = ring_closed(r);
     }
     ring_drop_token(r);
     return item;
@@ -260,9 +267,9 @@ size_t ring_pop_many(ring *r, void **items, size_t limit)
     ring_take_token(r);
     ring_segment *s = atomic_load_explicit(&r->head, memory_order_acquire);
     if (s) {
-        uint32_t offset = r->offset;
+        uint16_t offset = r->offset;
         void *item;
-        note_peak(r, s, offset, atomic_load_explicit(&r->tail, memory_order_acquire));
+        look_at_tail(r, s);
         while (n < limit && (item = atomic_load_explicit(&s->slot[offset], memory_order_acquire))) {
             items[n++] = item;
             if (++offset == RING_SLOTS) {

@@ -106,13 +106,15 @@ typedef struct ring {
     /* -- the consumers' cache line -- */
     /* Stored under the token, or by the very first push (release, acquire). */
     _Atomic(ring_segment *) head;
-    /* Next slot to read in head.  Under the token. */
-    uint32_t offset;
+    /* Next slot to read in head, and how many slots of head were claimed when a consumer last looked at the tail: each
+       look takes the producers' cache line from them.  Under the token. */
+    uint16_t offset, known;
     /* 1 while a consumer is inside (exchange acquire, store release). */
     _Atomic(uint32_t) token;
     /* One empty segment kept for the next producer.  Exchange only, never compare-and-swap: no ABA. */
     _Atomic(ring_segment *) spare;
-    /* The most messages that ever waited, as seen by pops.  Under the token. */
+    /* The most messages that waited at any look at the tail, of which there is at least one a segment.  Under the
+       token. */
     size_t peak;
 } ring;
 
@@ -214,8 +216,8 @@ static inline int ring_push(ring *r, void *item)
     return ring_push_edge(r, item, tail);
 }
 
-/* The oldest message, or NULL when none is published at the front.  *shut tells whether the ring was closed
-   when this looked. */
+/* The oldest message, or NULL when none is published at the front.  *shut is set by the pop that takes the last message
+   of a ring that was closed before, and by those that find it closed and empty; others may set it once it is closed. */
 void *ring_pop(ring *r, bool *shut);
 
 #endif

@@ -34,10 +34,9 @@ HARMFUL: dict[str, tuple[tuple[str, ...], Replacements]] = {
     "put spare, no release": (("recycle",), order("PUT_SPARE", "ACQ_REL", "ACQUIRE")),
     "put spare, no acquire": (("producers",), order("PUT_SPARE", "ACQ_REL", "RELEASE")),
     "pop, head": (("recycle",), order("POP_HEAD", "ACQUIRE", "RELAXED")),
-    "pop, tail": (("producers",), order("POP_TAIL", "ACQUIRE", "RELAXED")),
+    "look at tail": (("producers",), order("LOOK_TAIL", "ACQUIRE", "RELAXED")),
     "pop, slot": (("recycle",), order("POP_SLOT", "ACQUIRE", "RELAXED")),
     "pop many, head": (("batch-alone",), order("POP_MANY_HEAD", "ACQUIRE", "RELAXED")),
-    "pop many, tail": (("batch-alone",), order("POP_MANY_TAIL", "ACQUIRE", "RELAXED")),
     "pop many, slot": (("batch-alone",), order("POP_MANY_SLOT", "ACQUIRE", "RELAXED")),
     "count, head": (("large-announce",), order("NOW_HEAD", "ACQUIRE", "RELAXED")),
     "popped, head": (("large-announce",), order("POPPED_HEAD", "ACQUIRE", "RELAXED")),
@@ -102,6 +101,11 @@ HARMFUL: dict[str, tuple[tuple[str, ...], Replacements]] = {
             ),
         ),
     ),
+    "looks too late": (
+        ("close",),
+        ((RING, "PThread->offset + 1 >= now.r.known", "PThread->offset >= now.r.known"),),
+    ),
+    "knows of the last segment": (("close",), ((RING, "c_code { now.r.known = 0; };", "skip;"),)),
     "retry keeps its segment": (
         ("producers",),
         (

@@ -151,7 +151,9 @@ inline endpoint_offer_room()
 inline channel_close()
 {
     ring_close();
-    endpoint_wake_all()
+    endpoint_wake_all();
+    /* ring_drained, by which whoever closes learns what no later pop will tell. */
+    atomic { token_is_free; take_token(); c_code { now.r.close_looked = 1; }; drop_token(); end_step() }
 }
 
 /* ---- what a thread does that has to wait ---- */

@@ -51,14 +51,13 @@
 #define NOW_TAIL SEQ_CST          /* claimed_by_now: load tail */
 #define NOW_HEAD ACQUIRE          /* claimed_by_now: load head */
 #define NOW_NEXT ACQUIRE          /* claimed_by_now: load next */
-#define PEAK_FIRST RELAXED        /* note_peak: load first */
+#define LOOK_TAIL ACQUIRE         /* look_at_tail: load tail */
+#define LOOK_FIRST RELAXED        /* look_at_tail: load first */
 #define LEAVE_NEXT ACQUIRE        /* next_segment: load next */
 #define LEAVE_HEAD RELAXED        /* next_segment: store head */
 #define POP_HEAD ACQUIRE          /* ring_pop: load head */
-#define POP_TAIL ACQUIRE          /* ring_pop: load tail */
 #define POP_SLOT ACQUIRE          /* ring_pop: load slot */
 #define POP_MANY_HEAD ACQUIRE     /* ring_pop_many: load head */
-#define POP_MANY_TAIL ACQUIRE     /* ring_pop_many: load tail */
 #define POP_MANY_SLOT ACQUIRE     /* ring_pop_many: load slot */
 #define EMPTY_HEAD ACQUIRE        /* is_empty: load head */
 #define ARM_TAIL ACQUIRE          /* ring_arm: load tail */

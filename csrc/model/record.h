@@ -5,6 +5,7 @@
  *     numbers   a segment's `first`, where it is known, is right; so is the length
  *     armed     WAIT is set only while the ring is exactly empty and open (I6)
  *     final     no claim after the close (I7); "closed and drained" is told only when it is so
+ *     told      who takes the last message after the close learns that it was the last
  *     heard     a push is announced, or the announcing owner has seen its message
  *     room      no more messages wait than there is capacity for (I8)
  *     parked    nobody touches a parker that its thread has left
@@ -23,7 +24,8 @@ typedef struct __attribute__((packed)) record {
     uint8_t number[SEGMENTS + 1];
     uint8_t announced; /* a bit for each claim */
     uint8_t seen;      /* how many claims the announcing owner has seen */
-    uint8_t offset;    /* the ring's, under the token */
+    uint8_t offset, known; /* the ring's, under the token */
+    uint8_t close_looked;  /* whoever closed has looked whether the ring was drained by then */
     waiters list[2];   /* the channel's, under the lock */
     uint8_t asleep;    /* in the kernel: a bit for each thread */
     uint8_t parker;    /* exists: a bit for each thread */
@@ -80,6 +82,12 @@ static void check_popped(record *r, memory *m, int t, int slot, int item)
         uerror("order: a message is popped before what is in it is visible");
     r->order[r->popped++] = 0;
     consumed(m, slot, item);
+}
+
+static void check_told(const record *r, int shut)
+{
+    if (r->close_looked && r->popped == r->claimed && !shut)
+        uerror("told: the last message is taken after the close, and nobody learns that it was the last");
 }
 
 static void check_armed(const record *r)

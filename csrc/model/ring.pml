@@ -238,11 +238,14 @@ inline ring_close()
 #define take_token() c_code { swap_word(&now.m, PThread->me, TOKEN, 1, TAKE_TOKEN & TAKE_TOKEN_SLOW); use_plain(&now.m, PThread->me, CONSUMERS_FIELDS); }
 #define drop_token() c_code { store_word(&now.m, PThread->me, TOKEN, 0, DROP_TOKEN); }
 
-inline note_peak(s)
+/* Leaves the tail in `tail`. */
+inline look_at_tail(s)
 {
+    load(TAIL, LOOK_TAIL, tail);
+    c_code { now.r.known = (uint8_t)(SEGMENT(PThread->tail) == PThread->segment ? OFFSET(PThread->tail) : SLOTS); };
     load(FIRST(SEGMENT(tail)), CLAIMED_FIRST, first);
     c_code { check_number(&now.r, SEGMENT(PThread->tail), PThread->first); };
-    load(FIRST(s), PEAK_FIRST, first);
+    load(FIRST(s), LOOK_FIRST, first);
     c_code {
         check_known(&now.r, PThread->segment, PThread->first);
         check_length(&now.r, PThread->tail);
@@ -258,6 +261,7 @@ inline next_segment(s)
     c_code { check_known(&now.r, PThread->segment, PThread->first); };
     store(FIRST(next), first + 1, NUMBER_NEXT);
     store(HEAD, next, LEAVE_HEAD);
+    c_code { now.r.known = 0; };
     first = 0
 }
 
@@ -267,24 +271,24 @@ inline ring_pop()
         token_is_free;
         take_token();
         load(HEAD, POP_HEAD, segment);
-        load(TAIL, POP_TAIL, tail);
         item = 0;
         if
         :: segment ->
-            c_code { now.pick = now.r.offset; };
-            offset = pick;
+            c_code { PThread->offset = now.r.offset; };
+            if
+            :: c_expr { PThread->offset + 1 >= now.r.known } -> look_at_tail(segment)
+            :: else
+            fi;
             load(SLOT(segment, offset), POP_SLOT, item);
             if
             :: item ->
-                note_peak(segment);
                 c_code { check_popped(&now.r, &now.m, PThread->me, SLOT(PThread->segment, PThread->offset), PThread->item); };
                 offset++;
                 if
                 :: offset == SLOTS -> next_segment(segment); next = 0; offset = 0
                 :: else -> segment = 0
                 fi;
-                pick = offset;
-                c_code { now.r.offset = now.pick; }
+                c_code { now.r.offset = PThread->offset; check_told(&now.r, PThread->tail & SHUT); }
             :: else -> segment = 0
             fi;
             offset = 0
@@ -314,8 +318,7 @@ inline ring_pop_many(limit)
         if
         :: segment ->
             c_code { PThread->offset = now.r.offset; };
-            load(TAIL, POP_MANY_TAIL, tail);
-            note_peak(segment);
+            look_at_tail(segment);
             tail = 0
         :: else -> drop_token()
         fi;

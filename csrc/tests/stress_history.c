@@ -111,7 +111,8 @@ static void pop_one(thread *me)
     bool shut;
     uint64_t invoked = stamp_invocation();
     const void *item = ring_pop(&queue, &shut);
-    note(me, shut ? SHUT : OPEN, 0, invoked);
+    if (shut)
+        note(me, SHUT, 0, invoked);
     if (item)
         note_value(me, item, invoked);
     else
