@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "pause.h"
+#include "spin.h"
 
 _Static_assert(sizeof(void *) != 8 || sizeof(endpoint) == 2 * RING_CACHE_LINE, "an endpoint is two cache lines");
 
@@ -138,6 +139,26 @@ waiter *endpoint_offer_room(endpoint *e)
         task = wake_first(&e->senders, NULL);
     spin_release(&e->lock);
     return task;
+}
+
+bool endpoint_spin_for_message(endpoint *e, uintptr_t tail, int64_t deadline)
+{
+    spin s;
+    if (spin_begin(&s, deadline))
+        while (spin_on(&s))
+            if (ring_tail(&e->inbox) != tail)
+                return spin_paid();
+    return false;
+}
+
+bool endpoint_spin_for_room(endpoint *e, int64_t deadline)
+{
+    spin s;
+    if (spin_begin(&s, deadline))
+        while (spin_on(&s))
+            if (ring_has_room(&e->inbox))
+                return spin_paid();
+    return false;
 }
 
 void *endpoint_take_claimed(endpoint *e, bool *shut)

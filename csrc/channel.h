@@ -4,8 +4,10 @@
  * stay here, in one allocation that never moves; what changes hands is the right to use a side of it.  Therefore a
  * transfer is O(1), and a post that races with one finds the queue where it always was.
  *
- * Waiting is register, look again, sleep (the order that loses no wake-up):
+ * Waiting is register, look again, sleep (the order that loses no wake-up); before that a thread may spin, which nobody
+ * else needs to know of:
  *
+ *     endpoint_spin_for_...       what comes at once is taken without disturbing those who bring it
  *     waiter_join(...)            now a wake-up can find us
  *     ring_arm(...) == RING_ARMED exactly empty; the next push or close owes a wake-up (RING_WAKE)
  *     parker_park(...)            or, for a task of an event loop, give the loop its turn
@@ -82,6 +84,12 @@ waiter *endpoint_wake_all(endpoint *e, waiter *tasks);
 waiter *endpoint_pass_on(endpoint *e);
 /* After room was returned: wakes the next sender, if there is room and one waits. */
 waiter *endpoint_offer_room(endpoint *e);
+
+/* Look for a moment (spin.h) whether something is pushed, or the ring closed, after the tail was `tail`; or whether there
+   is room.  True when it came: it may be gone again by the time that the caller gets there.  Nothing but one word is
+   looked at, so a thread may spin where it must not call the ring. */
+bool endpoint_spin_for_message(endpoint *e, uintptr_t tail, int64_t deadline);
+bool endpoint_spin_for_room(endpoint *e, int64_t deadline);
 
 /* Waits until the oldest message is published, and takes it; NULL when none is claimed. */
 void *endpoint_take_claimed(endpoint *e, bool *shut);

@@ -148,6 +148,11 @@ static inline bool ring_closed(ring *r)
 {
     return (atomic_load_explicit(&r->tail, memory_order_seq_cst) & RING_SHUT) != 0;
 }
+/* Changes with every push and with the close.  Means nothing else. */
+static inline uintptr_t ring_tail(ring *r)
+{
+    return atomic_load_explicit(&r->tail, memory_order_relaxed);
+}
 /* True once the ring is closed and its last message was popped. */
 bool ring_drained(ring *r);
 /* Calls visit on every waiting message; a non-zero answer ends it and is returned. */
@@ -157,6 +162,11 @@ int ring_visit(ring *r, int (*visit)(void *item, void *argument), void *argument
    How many of the `wanted` credits were got, 0 when full. */
 size_t ring_reserve(ring *r, size_t wanted);
 void ring_return_room(ring *r, size_t n);
+/* Whether there is room, or was a moment ago. */
+static inline bool ring_has_room(ring *r)
+{
+    return atomic_load_explicit(&r->credits, memory_order_relaxed) > 0;
+}
 
 void ring_take_token_slow(ring *r);
 

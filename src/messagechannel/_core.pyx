@@ -44,11 +44,12 @@ from messagechannel._clone cimport Serialized, clone, serialize
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, PARKER_SEES_SIGNALS, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE,
     THREADS_AT_ONCE, TypeSlots, c_bool, channel, channel_close, channel_decref, channel_incref, channel_new, endpoint,
-    endpoint_offer_room, endpoint_pass_on, endpoint_take, endpoint_wake, endpoint_wake_all, inquiry, newfunc, parker,
-    parker_destroy, parker_init, parker_now, parker_park, ring, ring_announce, ring_arm, ring_close, ring_closed,
-    ring_drained, ring_length, ring_peak, ring_pop, ring_pop_many, ring_popped, ring_push, ring_push_many,
-    ring_pushed, ring_reserve, ring_return_room, ring_visit, shared_claim, shared_number, spin_acquire, spin_lock,
-    spin_release, steal, traverseproc, visitproc, waiter, waiter_init, waiter_join, waiter_leave,
+    endpoint_offer_room, endpoint_pass_on, endpoint_spin_for_message, endpoint_spin_for_room, endpoint_take,
+    endpoint_wake, endpoint_wake_all, inquiry, newfunc, parker, parker_destroy, parker_init, parker_now, parker_park,
+    ring, ring_announce, ring_arm, ring_close, ring_closed, ring_drained, ring_length, ring_peak, ring_pop,
+    ring_pop_many, ring_popped, ring_push, ring_push_many, ring_pushed, ring_reserve, ring_return_room, ring_tail,
+    ring_visit, shared_claim, shared_number, spin_acquire, spin_lock, spin_release, steal, traverseproc, visitproc,
+    waiter, waiter_init, waiter_join, waiter_leave,
 )
 from messagechannel._events cimport (
     HEARS_CLOSE, HEARS_ERROR, HEARS_MESSAGE, Event, EventTarget, message_event, report, trusted_event,
@@ -59,6 +60,9 @@ from messagechannel._transfer cimport Transfer
 
 cdef extern from "walk.h":
     bint is_atom(object value) noexcept
+
+cdef extern from "handover.h":
+    void incref_shared(object o) noexcept
 
 
 cdef extern from *:
@@ -690,7 +694,7 @@ cdef class MessagePort(EventTarget):
         queue = &self.outbox().inbox
         if queue.bounded or not (is_atom(message) or self._channel.by_reference):
             return NOT_AN_ATOM
-        Py_INCREF(message)
+        incref_shared(message)
         outcome = ring_push(queue, <void *>message)
         if outcome < 0:
             Py_DECREF(message)
@@ -724,6 +728,7 @@ cdef class MessagePort(EventTarget):
         cdef endpoint *e
         cdef parker p
         cdef waiter w
+        cdef bint came
         parker_init(&p)
         waiter_init(&w, &p, NULL)
         try:
@@ -733,8 +738,14 @@ cdef class MessagePort(EventTarget):
                 e = self.outbox()
                 if ring_reserve(&e.inbox, 1):
                     return 0
+                with nogil:
+                    came = endpoint_spin_for_room(e, deadline)
+                if came:
+                    continue
                 if parker_now() >= deadline:
                     raise TimeoutError("no room within the timeout")
+                # A signal that came meanwhile would not end the sleep.
+                PyErr_CheckSignals()
                 waiter_join(&w, e, &e.senders)
                 try:
                     if self.may_send():
@@ -863,7 +874,7 @@ cdef class MessagePort(EventTarget):
             for message in messages:
                 if not (by_reference or is_atom(message)):
                     message = clone(message, None)
-                Py_INCREF(message)
+                incref_shared(message)
                 chunk[n] = <void *>message
                 n += 1
                 if n == CHUNK:
@@ -927,10 +938,10 @@ cdef class MessagePort(EventTarget):
         cdef PyObject *item
         if not self.attached():
             raise_closed(self)
-        item = self.take()
+        e = self.inbox()
+        item = self._spin_for_message(deadline)
         if item != NULL:
             return item
-        e = self.inbox()
         parker_init(&p)
         waiter_init(&w, &p, NULL)
         try:
@@ -955,6 +966,23 @@ cdef class MessagePort(EventTarget):
             if self.is_of_this_process():
                 # The baton: see csrc/channel.h. In a forked child there is nobody to pass it to.
                 tell(endpoint_pass_on(e))
+
+    cdef PyObject *_spin_for_message(self, int64_t deadline) except? NULL:
+        """Return an owned queue item if there is one, or comes within a moment."""
+        cdef endpoint *e = self.inbox()
+        cdef PyObject *item = self.take()
+        cdef uintptr_t tail
+        cdef bint came = True
+        while item == NULL and came and self.attached() and not ring_closed(&e.inbox):
+            tail = ring_tail(&e.inbox)
+            item = self.take()
+            if item == NULL:
+                with nogil:
+                    came = endpoint_spin_for_message(e, tail, deadline)
+        if not came:
+            # A signal that came meanwhile would not end the sleep.
+            PyErr_CheckSignals()
+        return item
 
     def receive(self, timeout=None):
         """Return the oldest message, and wait for one if there is none.

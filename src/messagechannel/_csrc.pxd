@@ -1,7 +1,7 @@
 """What the extension modules use of csrc/, whose headers say what everything means, and of CPython's types."""
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uintptr_t
 
 
 cdef extern from "<stdbool.h>":
@@ -44,6 +44,7 @@ cdef extern from "ring.h" nogil:
     int ring_arm(ring *r) noexcept
     bint ring_close(ring *r, c_bool *wake) noexcept
     bint ring_closed(ring *r) noexcept
+    uintptr_t ring_tail(ring *r) noexcept
     bint ring_drained(ring *r) noexcept
     size_t ring_announce(ring *r, bint on) noexcept
     size_t ring_length(ring *r) noexcept
@@ -85,6 +86,8 @@ cdef extern from "channel.h" nogil:
     waiter *endpoint_wake_all(endpoint *e, waiter *tasks) noexcept
     waiter *endpoint_pass_on(endpoint *e) noexcept
     waiter *endpoint_offer_room(endpoint *e) noexcept
+    bint endpoint_spin_for_message(endpoint *e, uintptr_t tail, int64_t deadline) noexcept
+    bint endpoint_spin_for_room(endpoint *e, int64_t deadline) noexcept
     void *endpoint_take(endpoint *e, c_bool *attention) noexcept
 
 
