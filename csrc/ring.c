@@ -209,56 +209,21 @@ static size_t claimed_by_now(ring *r)
     return claimed(tail);
 }
 
-/* Loads the tail and notes what it tells: how far the head segment is claimed, and how many messages wait.  Token held. */
-static uintptr_t look_at_tail(ring *r, ring_segment *head)
+size_t ring_waiting(ring *r, ring_segment *head, uintptr_t tail)
 {
-    uintptr_t tail = atomic_load_explicit(&r->tail, memory_order_acquire);
-    r->known = (uint16_t)(RING_SEGMENT(tail) == head ? tail & RING_OFFSET : RING_SLOTS);
-    size_t end = claimed(tail);
-    if (end != RING_UNKNOWN) {
-        size_t waiting = end - (atomic_load_explicit(&head->first, memory_order_relaxed) + r->offset);
-        if (waiting > r->peak)
-            r->peak = waiting;
-    }
-    return tail;
+    size_t end = claimed(tail), begin = atomic_load_explicit(&head->first, memory_order_relaxed) + r->offset;
+    return end == RING_UNKNOWN ? 0 : end - begin;
 }
 
-/* Leaves a segment whose last slot was read and returns its successor.  Token held. */
-static ring_segment *next_segment(ring *r, ring_segment *s)
+ring_segment *ring_next_segment(ring *r, ring_segment *s)
 {
     ring_segment *next = atomic_load_explicit(&s->next, memory_order_acquire);
     number_next(s, next);
     /* Relaxed: consumers see it through the token. */
     atomic_store_explicit(&r->head, next, memory_order_relaxed);
-    r->known = 0;
+    r->offset = r->known = 0;
     segment_put(r, s);
     return next;
-}
-
-void *ring_pop(ring *r, bool *shut)
-{
-    void *item = NULL;
-    *shut = false;
-    ring_take_token(r);
-    ring_segment *s = atomic_load_explicit(&r->head, memory_order_acquire);
-    if (s) {
-        uint16_t offset = r->offset;
-        /* Where this is the last message that is known of, it may be the last of all. */
-        if (offset + 1 >= r->known)
-            *shut = (look_at_tail(r, s) & RING_SHUT) != 0;
-        item = atomic_load_explicit(&s->slot[offset], memory_order_acquire);
-        if (item) {
-            if (++offset == RING_SLOTS) {
-                next_segment(r, s);
-                offset = 0;
-            }
-            r->offset = offset;
-        }
-    } else {
-        *shut = ring_closed(r);
-    }
-    ring_drop_token(r);
-    return item;
 }
 
 size_t ring_pop_many(ring *r, void **items, size_t limit)
@@ -267,17 +232,17 @@ size_t ring_pop_many(ring *r, void **items, size_t limit)
     ring_take_token(r);
     ring_segment *s = atomic_load_explicit(&r->head, memory_order_acquire);
     if (s) {
-        uint16_t offset = r->offset;
+        uint32_t offset = r->offset;
         void *item;
-        look_at_tail(r, s);
+        ring_look_at_tail(r, s);
         while (n < limit && (item = atomic_load_explicit(&s->slot[offset], memory_order_acquire))) {
             items[n++] = item;
             if (++offset == RING_SLOTS) {
-                s = next_segment(r, s);
+                s = ring_next_segment(r, s);
                 offset = 0;
             }
         }
-        r->offset = offset;
+        r->offset = (uint16_t)offset;
     }
     ring_drop_token(r);
     return n;

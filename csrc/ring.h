@@ -226,8 +226,54 @@ static inline int ring_push(ring *r, void *item)
     return ring_push_edge(r, item, tail);
 }
 
+/* The slow paths of a pop.  Token held. */
+/* How many messages wait while `tail` is the tail, which is in another segment than the head; 0 when that can't be told. */
+size_t ring_waiting(ring *r, ring_segment *head, uintptr_t tail);
+/* Leaves a segment whose last slot was read and returns its successor. */
+ring_segment *ring_next_segment(ring *r, ring_segment *s);
+
+/* Loads the tail and notes what it tells: how far the head segment is claimed, and how many messages wait.  Token held. */
+static inline uintptr_t ring_look_at_tail(ring *r, ring_segment *head)
+{
+    uintptr_t tail = atomic_load_explicit(&r->tail, memory_order_acquire);
+    size_t waiting;
+    if (RING_SEGMENT(tail) == head) {
+        r->known = (uint16_t)(tail & RING_OFFSET);
+        waiting = (size_t)(r->known - r->offset);
+    } else {
+        r->known = RING_SLOTS;
+        waiting = ring_waiting(r, head, tail);
+    }
+    if (waiting > r->peak)
+        r->peak = waiting;
+    return tail;
+}
+
 /* The oldest message, or NULL when none is published at the front.  *shut is set by the pop that takes the last message
    of a ring that was closed before, and by those that find it closed and empty; others may set it once it is closed. */
-void *ring_pop(ring *r, bool *shut);
+static inline void *ring_pop(ring *r, bool *shut)
+{
+    void *item = NULL;
+    *shut = false;
+    ring_take_token(r);
+    ring_segment *s = atomic_load_explicit(&r->head, memory_order_acquire);
+    if (s) {
+        uint32_t offset = r->offset;
+        /* Where this is the last message that is known of, it may be the last of all. */
+        if (offset + 1 >= r->known)
+            *shut = (ring_look_at_tail(r, s) & RING_SHUT) != 0;
+        item = atomic_load_explicit(&s->slot[offset], memory_order_acquire);
+        if (item) {
+            if (offset < RING_LAST)
+                r->offset = (uint16_t)(offset + 1);
+            else
+                ring_next_segment(r, s);
+        }
+    } else {
+        *shut = ring_closed(r);
+    }
+    ring_drop_token(r);
+    return item;
+}
 
 #endif

@@ -96,7 +96,7 @@ HARMFUL: dict[str, tuple[tuple[str, ...], Replacements]] = {
         (
             (
                 RING,
-                ":: offset == SLOTS -> next_segment(segment); next = 0; offset = 0",
+                ":: offset == SLOTS -> ring_next_segment(segment); next = 0; offset = 0",
                 ":: offset == SLOTS - 1 -> offset = 0",
             ),
         ),

@@ -14,6 +14,8 @@
 
 /* ring.h */
 #define CLOSED_TAIL SEQ_CST       /* ring_closed: load tail */
+/* none RELAXED                      ring_tail: load tail */
+/* none RELAXED                      ring_has_room: load credits */
 #define SWAP_TAIL SEQ_CST         /* ring_swap_tail: compare_exchange tail */
 #define SWAP_TAIL_FAILURE RELAXED /* ring_swap_tail: compare_exchange tail */
 #define TAKE_TOKEN ACQUIRE        /* ring_take_token: exchange token */
@@ -21,6 +23,9 @@
 #define OUTCOME_ANNOUNCE SEQ_CST  /* ring_outcome: load announce */
 #define PUSH_TAIL RELAXED         /* ring_push: load tail */
 #define PUSH_SLOT RELEASE         /* ring_push: store slot */
+#define LOOK_TAIL ACQUIRE         /* ring_look_at_tail: load tail */
+#define POP_HEAD ACQUIRE          /* ring_pop: load head */
+#define POP_SLOT ACQUIRE          /* ring_pop: load slot */
 /* ring.c */
 #define GET_SPARE ACQUIRE         /* segment_get: exchange spare */
 #define RESET_NEXT RELAXED        /* segment_get: store next */
@@ -51,12 +56,9 @@
 #define NOW_TAIL SEQ_CST          /* claimed_by_now: load tail */
 #define NOW_HEAD ACQUIRE          /* claimed_by_now: load head */
 #define NOW_NEXT ACQUIRE          /* claimed_by_now: load next */
-#define LOOK_TAIL ACQUIRE         /* look_at_tail: load tail */
-#define LOOK_FIRST RELAXED        /* look_at_tail: load first */
-#define LEAVE_NEXT ACQUIRE        /* next_segment: load next */
-#define LEAVE_HEAD RELAXED        /* next_segment: store head */
-#define POP_HEAD ACQUIRE          /* ring_pop: load head */
-#define POP_SLOT ACQUIRE          /* ring_pop: load slot */
+#define WAITING_FIRST RELAXED     /* ring_waiting: load first */
+#define LEAVE_NEXT ACQUIRE        /* ring_next_segment: load next */
+#define LEAVE_HEAD RELAXED        /* ring_next_segment: store head */
 #define POP_MANY_HEAD ACQUIRE     /* ring_pop_many: load head */
 #define POP_MANY_SLOT ACQUIRE     /* ring_pop_many: load slot */
 #define EMPTY_HEAD ACQUIRE        /* is_empty: load head */

@@ -238,23 +238,29 @@ inline ring_close()
 #define take_token() c_code { swap_word(&now.m, PThread->me, TOKEN, 1, TAKE_TOKEN & TAKE_TOKEN_SLOW); use_plain(&now.m, PThread->me, CONSUMERS_FIELDS); }
 #define drop_token() c_code { store_word(&now.m, PThread->me, TOKEN, 0, DROP_TOKEN); }
 
-/* Leaves the tail in `tail`. */
-inline look_at_tail(s)
+inline ring_waiting(s)
 {
-    load(TAIL, LOOK_TAIL, tail);
-    c_code { now.r.known = (uint8_t)(SEGMENT(PThread->tail) == PThread->segment ? OFFSET(PThread->tail) : SLOTS); };
     load(FIRST(SEGMENT(tail)), CLAIMED_FIRST, first);
     c_code { check_number(&now.r, SEGMENT(PThread->tail), PThread->first); };
-    load(FIRST(s), LOOK_FIRST, first);
-    c_code {
-        check_known(&now.r, PThread->segment, PThread->first);
-        check_length(&now.r, PThread->tail);
-    };
+    load(FIRST(s), WAITING_FIRST, first);
+    c_code { check_known(&now.r, PThread->segment, PThread->first); };
     first = 0
 }
 
+/* Leaves the tail in `tail`. */
+inline ring_look_at_tail(s)
+{
+    load(TAIL, LOOK_TAIL, tail);
+    c_code { now.r.known = (uint8_t)(SEGMENT(PThread->tail) == PThread->segment ? OFFSET(PThread->tail) : SLOTS); };
+    if
+    :: SEGMENT(tail) != s -> ring_waiting(s)
+    :: else
+    fi;
+    c_code { check_length(&now.r, PThread->tail); }
+}
+
 /* Until the exchange of the spare, which is a step of its own. */
-inline next_segment(s)
+inline ring_next_segment(s)
 {
     load(NEXT(s), LEAVE_NEXT, next);
     load(FIRST(s), NUMBER_OWN, first);
@@ -276,7 +282,7 @@ inline ring_pop()
         :: segment ->
             c_code { PThread->offset = now.r.offset; };
             if
-            :: c_expr { PThread->offset + 1 >= now.r.known } -> look_at_tail(segment)
+            :: c_expr { PThread->offset + 1 >= now.r.known } -> ring_look_at_tail(segment)
             :: else
             fi;
             load(SLOT(segment, offset), POP_SLOT, item);
@@ -285,7 +291,7 @@ inline ring_pop()
                 c_code { check_popped(&now.r, &now.m, PThread->me, SLOT(PThread->segment, PThread->offset), PThread->item); };
                 offset++;
                 if
-                :: offset == SLOTS -> next_segment(segment); next = 0; offset = 0
+                :: offset == SLOTS -> ring_next_segment(segment); next = 0; offset = 0
                 :: else -> segment = 0
                 fi;
                 c_code { now.r.offset = PThread->offset; check_told(&now.r, PThread->tail & SHUT); }
@@ -318,7 +324,7 @@ inline ring_pop_many(limit)
         if
         :: segment ->
             c_code { PThread->offset = now.r.offset; };
-            look_at_tail(segment);
+            ring_look_at_tail(segment);
             tail = 0
         :: else -> drop_token()
         fi;
@@ -335,7 +341,7 @@ inline ring_pop_many(limit)
                 c_code { check_popped(&now.r, &now.m, PThread->me, SLOT(PThread->segment, PThread->offset), PThread->item); };
                 done++; offset++; item = 0;
                 if
-                :: offset == SLOTS -> next_segment(segment); offset = 0
+                :: offset == SLOTS -> ring_next_segment(segment); offset = 0
                 :: else
                 fi
             :: else -> break

@@ -59,10 +59,17 @@ from messagechannel._transfer cimport Transfer
 
 
 cdef extern from "walk.h":
-    bint is_atom(object value) noexcept
+    bint is_atom(PyObject *value) noexcept
+
 
 cdef extern from "handover.h":
-    void incref_shared(object o) noexcept
+    void incref_shared(PyObject *o) noexcept
+
+
+cdef extern from "direct_call.h":
+    object none()
+    ctypedef object (*wrapper)(object self, PyObject *const *arguments, Py_ssize_t number, PyObject *names)
+    int call_directly(type type, const char *name, wrapper direct, wrapper *former) except -1
 
 
 cdef extern from *:
@@ -677,28 +684,34 @@ cdef class MessagePort(EventTarget):
 
         Whatever is raised, nothing was transferred and nothing was posted.
         """
-        cdef int outcome = self._push_atom(message, transfer)
-        if outcome > 0:
-            self._pushed(outcome, 1)
-        elif outcome == NOT_AN_ATOM:
+        cdef int outcome = NOT_AN_ATOM if transfer is not NOTHING else self._push_atom(<PyObject *>message)
+        if outcome == NOT_AN_ATOM:
             self._post(self.prepare(message, transfer))
-        elif outcome == RING_NO_MEMORY:
-            raise MemoryError
+        elif outcome != 0:
+            self._posted(outcome)
 
-    cdef inline int _push_atom(self, object message, object transfer) noexcept:
+    cdef inline int _push_atom(self, PyObject *message) noexcept:
         """The fast path: push a message that needs neither a clone nor room, else return NOT_AN_ATOM."""
         cdef int outcome
         cdef ring *queue
-        if self._posting != process_number or transfer is not NOTHING:
+        if self._posting != process_number:
             return NOT_AN_ATOM
         queue = &self.outbox().inbox
         if queue.bounded or not (is_atom(message) or self._channel.by_reference):
             return NOT_AN_ATOM
         incref_shared(message)
-        outcome = ring_push(queue, <void *>message)
+        outcome = ring_push(queue, message)
         if outcome < 0:
-            Py_DECREF(message)
+            discard(message)
         return outcome
+
+    cdef int _posted(self, int outcome) except -1:
+        """After _push_atom, for a caller who does not care whether the channel is closed."""
+        if outcome > 0:
+            self._pushed(outcome, 1)
+        elif outcome == RING_NO_MEMORY:
+            raise MemoryError
+        return 0
 
     cdef int _post(self, Outgoing outgoing) except -1:
         cdef bint deliver = self.may_send() and not outgoing.doomed
@@ -777,7 +790,7 @@ cdef class MessagePort(EventTarget):
         """
         cdef int64_t deadline = deadline_of(timeout)
         cdef Outgoing outgoing
-        cdef int outcome = self._push_atom(message, transfer)
+        cdef int outcome = NOT_AN_ATOM if transfer is not NOTHING else self._push_atom(<PyObject *>message)
         if outcome == NOT_AN_ATOM:
             outgoing = self.prepare(message, transfer)
             if not self.may_send():
@@ -790,12 +803,9 @@ cdef class MessagePort(EventTarget):
 
     cdef int _sent(self, int outcome) except -1:
         """After _push_atom: wake who is to be woken, or raise."""
-        if outcome > 0:
-            self._pushed(outcome, 1)
-        elif outcome == RING_NO_MEMORY:
-            raise MemoryError
-        elif outcome < 0:
+        if outcome < 0 and outcome != RING_NO_MEMORY:
             raise_closed(self)
+        self._posted(outcome)
         return 0
 
     cdef int _send(self, Outgoing outgoing) except -1:
@@ -830,7 +840,7 @@ cdef class MessagePort(EventTarget):
         if self._without_waiting >= TASK_MESSAGES:
             self._without_waiting = 0
             await give_way()
-        outcome = self._push_atom(message, transfer)
+        outcome = NOT_AN_ATOM if transfer is not NOTHING else self._push_atom(<PyObject *>message)
         if outcome != NOT_AN_ATOM:
             self._sent(outcome)
             return
@@ -872,9 +882,9 @@ cdef class MessagePort(EventTarget):
         by_reference = self._channel.by_reference
         try:
             for message in messages:
-                if not (by_reference or is_atom(message)):
+                if not (by_reference or is_atom(<PyObject *>message)):
                     message = clone(message, None)
-                incref_shared(message)
+                incref_shared(<PyObject *>message)
                 chunk[n] = <void *>message
                 n += 1
                 if n == CHUNK:
@@ -1801,6 +1811,33 @@ cdef int clear_port(PyObject *o) noexcept:
 
 
 # Cython has no way to visit what C structures hold, so the types' slots are replaced by ones that do.
+cdef wrapper post_message_wrapper
+cdef wrapper receive_wrapper
+
+
+cdef object post_message_directly(object self, PyObject *const *arguments, Py_ssize_t number, PyObject *names):
+    cdef int outcome
+    if number != 1 or names != NULL:
+        return post_message_wrapper(self, arguments, number, names)
+    outcome = (<MessagePort>self)._push_atom(arguments[0])
+    if outcome == NOT_AN_ATOM:
+        return post_message_wrapper(self, arguments, number, names)
+    if outcome != 0:
+        (<MessagePort>self)._posted(outcome)
+    return none()
+
+
+cdef object receive_directly(object self, PyObject *const *arguments, Py_ssize_t number, PyObject *names):
+    cdef PyObject *item
+    if number == 0 and names == NULL and (<MessagePort>self).attached():
+        item = (<MessagePort>self).take()
+        if item != NULL:
+            return open_item(item) if is_envelope(item) else steal(item)
+    return receive_wrapper(self, arguments, number, names)
+
+
+call_directly(MessagePort, "post_message", post_message_directly, &post_message_wrapper)
+call_directly(MessagePort, "receive", receive_directly, &receive_wrapper)
 traverse_fields_of_port = (<TypeSlots *>MessagePort).tp_traverse
 clear_fields_of_port = (<TypeSlots *>MessagePort).tp_clear
 (<TypeSlots *>MessagePort).tp_traverse = traverse_port

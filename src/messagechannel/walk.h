@@ -16,12 +16,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Tells the commonest immutable values by their exact type alone. */
-static inline int is_atom(PyObject *o)
+#ifdef __GNUC__
+#define OUT_OF_LINE __attribute__((noinline, unused))
+#else
+#define OUT_OF_LINE
+#endif
+
+static OUT_OF_LINE int is_rarer_atom(PyObject *o)
 {
     PyTypeObject *type = Py_TYPE(o);
-    return type == &PyUnicode_Type || type == &PyLong_Type || type == &PyFloat_Type || o == Py_None
-           || type == &PyBool_Type || type == &PyBytes_Type || type == &PyComplex_Type;
+    return o == Py_None || type == &PyFloat_Type || type == &PyBytes_Type || type == &PyBool_Type
+           || type == &PyComplex_Type;
+}
+
+/* Tells the commonest immutable values by their exact type alone. In one function, compilers would compare every value
+   with all of the types. */
+static inline int is_atom(PyObject *o)
+{
+    return Py_TYPE(o) == &PyLong_Type || Py_TYPE(o) == &PyUnicode_Type || is_rarer_atom(o);
 }
 
 enum { MEMO_INITIAL = 32, WALK_TYPES = 8 };
