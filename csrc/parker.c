@@ -22,6 +22,11 @@ int64_t parker_now(void)
 #include <sys/syscall.h>
 #include <unistd.h>
 
+bool parker_handles_signals(void)
+{
+    return syscall(SYS_gettid) == getpid();
+}
+
 void parker_init(parker *p)
 {
     atomic_init(&p->token, 0);
@@ -60,6 +65,11 @@ void parker_unpark(parker *p)
 
 /* POSIX threads.  Their condition variables count in the wall clock where they can't be told otherwise, so the
    deadline is turned into one of that clock for each sleep, and checked against ours after it. */
+
+bool parker_handles_signals(void)
+{
+    return true;
+}
 
 void parker_init(parker *p)
 {

@@ -7,6 +7,7 @@
 #define MESSAGECHANNEL_PARKER_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Tests build the other one on Linux too. */
@@ -21,9 +22,6 @@
 #if !PARKER_FUTEX
 #include <pthread.h>
 #endif
-
-/* Whether a signal's handler ends a park at once.  Where it does not, who must see signals parks in slices. */
-#define PARKER_SEES_SIGNALS PARKER_FUTEX
 
 typedef struct parker {
 #if PARKER_FUTEX
@@ -42,6 +40,9 @@ void parker_init(parker *p);
 void parker_destroy(parker *p);
 /* Nanoseconds of a clock that nobody sets, the one that deadlines count in. */
 int64_t parker_now(void);
+/* Whether the calling thread may be the one that handles the program's signals.  It had better park in slices: a signal
+   that comes just before the sleep does not end it, and where there are no futexes none does. */
+bool parker_handles_signals(void);
 /* Sleeps until there is a token or the deadline has passed; INT64_MAX is no deadline. */
 int parker_park(parker *p, int64_t deadline);
 void parker_unpark(parker *p);

@@ -126,10 +126,15 @@ def test_messages_that_waited_come_before_those_posted_after_the_start(context):
 
 @on_every_context
 def test_messages_posted_from_within_listeners_come_in_the_order_of_posting(context):
-    one, two = MessageChannel(), MessageChannel()
+    beginning, one, two = MessageChannel(), MessageChannel(), MessageChannel()
 
     def prepare(collector):
         note = Tagged("one", collector)
+
+        def begin(_event):
+            # In the context itself, lest it deals with the first before the second is posted.
+            one.port1.post_message(0)
+            one.port1.post_message(10)
 
         def forward(event):
             note(event)
@@ -139,8 +144,8 @@ def test_messages_posted_from_within_listeners_come_in_the_order_of_posting(cont
 
         one.port2.onmessage = forward
         two.port2.onmessage = Tagged("two", collector)
-        one.port1.post_message(0)
-        one.port1.post_message(10)
+        beginning.port2.onmessage = begin
+        beginning.port1.post_message("go")
 
     assert dispatched(context, prepare, 10) == [
         ("one", 0),

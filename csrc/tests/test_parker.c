@@ -96,7 +96,7 @@ static void two_threads_wake_each_other(void)
     parker_destroy(&two.pong);
 }
 
-#if PARKER_SEES_SIGNALS
+#if PARKER_FUTEX
 
 static _Atomic(bool) interrupted;
 
@@ -140,7 +140,7 @@ int main(void)
     a_deadline_in_the_past_returns_at_once();
     a_time_out_is_not_early();
     two_threads_wake_each_other();
-#if PARKER_SEES_SIGNALS
+#if PARKER_FUTEX
     a_signal_ends_a_park();
 #endif
     return 0;

@@ -42,11 +42,11 @@ from messagechannel._transfer import DataCloneError, register_transferable
 
 from messagechannel._clone cimport Serialized, clone, serialize
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, PARKER_SEES_SIGNALS, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE,
+    CHANNEL_OPEN, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE,
     THREADS_AT_ONCE, TypeSlots, c_bool, channel, channel_close, channel_decref, channel_incref, channel_new, endpoint,
     endpoint_offer_room, endpoint_pass_on, endpoint_spin_for_message, endpoint_spin_for_room, endpoint_take,
-    endpoint_wake, endpoint_wake_all, inquiry, newfunc, parker, parker_destroy, parker_init, parker_now, parker_park,
-    ring, ring_announce, ring_arm, ring_close, ring_closed, ring_drained, ring_length, ring_peak, ring_pop,
+    endpoint_wake, endpoint_wake_all, inquiry, newfunc, parker, parker_destroy, parker_init, parker_handles_signals, parker_now,
+    parker_park, ring, ring_announce, ring_arm, ring_close, ring_closed, ring_drained, ring_length, ring_peak, ring_pop,
     ring_pop_many, ring_popped, ring_push, ring_push_many, ring_pushed, ring_reserve, ring_return_room, ring_tail,
     ring_visit, shared_claim, shared_number, spin_acquire, spin_lock, spin_release, steal, traverseproc, visitproc,
     waiter, waiter_init, waiter_join, waiter_leave,
@@ -182,7 +182,7 @@ cdef enum:
     CHUNK = 256
     # Messages that one task receives without waiting before its event loop gets a turn.
     TASK_MESSAGES = 1000
-    # Where signals do not end a sleep, the main thread looks for them this often.
+    # A signal need not end a sleep: whoever handles them looks this often.
     SIGNAL_SLICE_NANOSECONDS = 50000000
     # What a Receive is: to be stepped, being stepped by a thread, or finished.
     READY = 0
@@ -315,7 +315,7 @@ cdef int park(parker *p, int64_t deadline) except -1:
     """Sleep without the GIL until woken, until the deadline, or until a signal was handled."""
     cdef int64_t until = deadline
     cdef int parked
-    if not PARKER_SEES_SIGNALS:
+    if parker_handles_signals():
         until = min(deadline, parker_now() + SIGNAL_SLICE_NANOSECONDS)
     elif THREADS_AT_ONCE:
         until = min(deadline, parker_now() + settle_nanoseconds)

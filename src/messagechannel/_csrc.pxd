@@ -23,10 +23,11 @@ cdef extern from "lock.h" nogil:
 cdef extern from "parker.h" nogil:
     ctypedef struct parker:
         pass
-    enum: PARKER_UNPARKED, PARKER_TIMED_OUT, PARKER_INTERRUPTED, PARKER_SEES_SIGNALS
+    enum: PARKER_UNPARKED, PARKER_TIMED_OUT, PARKER_INTERRUPTED
     void parker_init(parker *p) noexcept
     void parker_destroy(parker *p) noexcept
     int64_t parker_now() noexcept
+    c_bool parker_handles_signals() noexcept
     int parker_park(parker *p, int64_t deadline) noexcept
 
 

@@ -429,7 +429,8 @@ class Saboteur(Plain):
         Saboteur.plan.strike()
 
     def __del__(self):
-        if Saboteur.plan:
+        # At the interpreter's end the class may be gone before the last of its instances.
+        if Saboteur is not None and Saboteur.plan:
             outcome(Plan.strike, Saboteur.plan)
 
 
