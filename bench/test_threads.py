@@ -1,142 +1,213 @@
-"""One thread to itself, and one thread to another."""
+"""Threads that exchange messages: freshly made ints, which CPython has to allocate and to free.
 
+Beside them the ring alone, in C, between two threads that never sleep: what no message can be faster than. Every thread
+makes its own bound methods, for one that another thread made costs an atomic operation a call without the GIL.
+"""
+
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
+from itertools import repeat
 from queue import Queue, SimpleQueue
 
 from messagechannel import MessageChannel
 
 BATCH = 256
+# CPython keeps smaller ints ready-made.
+FIRST = 1000
+GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
+RING = os.environ.get("MESSAGECHANNEL_BENCH_RING")
+ALONE = "the ring alone, in C"
 
 
-def timed(messages, run):
-    """Return nanoseconds a message."""
-    begin = time.perf_counter_ns()
-    run()
-    return (time.perf_counter_ns() - begin) / messages
-
-
-def test_one_thread_pair(compare):
-    port1, port2 = MessageChannel()
-    simple, queue, double_ended = SimpleQueue(), Queue(), deque()
-
-    def ours():
-        for i in range(50_000):
-            port1.post_message(i)
-            port2.receive_nowait()
-
-    def simple_queue():
-        for i in range(50_000):
-            simple.put(i)
-            simple.get_nowait()
-
-    def plain_queue():
-        for i in range(5_000):
-            queue.put(i)
-            queue.get_nowait()
-
-    def plain_deque():
-        for i in range(50_000):
-            double_ended.append(i)
-            double_ended.popleft()
-
-    compare(
-        "put and get an int in one thread",
-        {
-            "post_message + receive_nowait": lambda: timed(50_000, ours),
-            "SimpleQueue": lambda: timed(50_000, simple_queue),
-            "queue.Queue": lambda: timed(5_000, plain_queue),
-            "deque": lambda: timed(50_000, plain_deque),
-        },
-        {"SimpleQueue": 1.1, "queue.Queue": 20},
-    )
-
-
-def test_batch(compare):
-    port1, port2 = MessageChannel()
-    simple = SimpleQueue()
-    batch = list(range(BATCH))
-
-    def ours():
-        for _ in range(200):
-            port1.send_many(batch)
-            assert len(port2.receive_many()) == BATCH
-
-    def loop():
-        for _ in range(200):
-            for i in batch:
-                simple.put(i)
-            for _ in range(BATCH):
-                simple.get_nowait()
-
-    compare(
-        f"batches of {BATCH} ints in one thread",
-        {
-            "send_many + receive_many": lambda: timed(200 * BATCH, ours),
-            "SimpleQueue, one by one": lambda: timed(200 * BATCH, loop),
-        },
-        {"SimpleQueue, one by one": 0.4},
-    )
-
-
-def stream(messages, put, get):
-    """Stream ints from one thread to this one and check every one."""
-
-    def produce():
-        for i in range(messages):
-            put(i)
+def ring_alone(figure, messages):
+    """Return a contender that runs bench/ring.c, None where that was not built."""
 
     def run():
-        thread = threading.Thread(target=produce)
+        command = [RING, figure, str(messages)]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    return RING and run
+
+
+def together(messages, *runs):
+    """Call each in a thread of its own, all at once; return nanoseconds a message."""
+    start = threading.Barrier(len(runs))
+    begins, ends = [], []
+
+    def measured(run):
+        start.wait()
+        begins.append(time.perf_counter_ns())
+        run()
+        ends.append(time.perf_counter_ns())
+
+    threads = [threading.Thread(target=measured, args=(run,)) for run in runs]
+    for thread in threads:
         thread.start()
-        for i in range(messages):
-            assert get() == i
+    for thread in threads:
         thread.join()
+    return (max(ends) - min(begins)) / messages
 
-    return timed(messages, run)
+
+def produce(put, messages):
+    for i in range(FIRST, FIRST + messages):
+        put(i)
 
 
-def stream_in_batches(messages):
+def consume(get, messages):
+    for _ in repeat(None, messages):
+        get()
+
+
+def popleft(queue):
+    """Return a ``get`` of a deque, which can't wait."""
+
+    def get():
+        while True:
+            try:
+                return queue.popleft()
+            except IndexError:
+                time.sleep(0)
+
+    return get
+
+
+def stream(messages, pairs, queue):
+    """Stream from so many threads to so many others; `queue()` returns two functions that return put and get."""
+    put, get = queue()
+    each = messages // pairs
+    senders = [lambda: produce(put(), each)] * pairs
+    receivers = [lambda: consume(get(), each)] * pairs
+    return together(messages, *senders, *receivers)
+
+
+def ours():
+    port1, port2 = MessageChannel()
+    return lambda: port1.post_message, lambda: port2.receive
+
+
+def simple_queue():
+    queue = SimpleQueue()
+    return lambda: queue.put, lambda: queue.get
+
+
+def plain_queue():
+    queue = Queue()
+    return lambda: queue.put, lambda: queue.get
+
+
+def plain_deque():
+    queue = deque()
+    return lambda: queue.append, lambda: popleft(queue)
+
+
+def in_batches(messages):
     port1, port2 = MessageChannel()
 
-    def produce():
-        for i in range(0, messages, BATCH):
+    def send():
+        for i in range(FIRST, FIRST + messages, BATCH):
             port1.send_many(range(i, i + BATCH))
 
-    def run():
-        thread = threading.Thread(target=produce)
-        thread.start()
+    def receive():
         received = 0
         while received < messages:
-            batch = port2.receive_many(BATCH)
-            assert batch[0] == received
-            received += len(batch)
-        thread.join()
+            received += len(port2.receive_many())
 
-    return timed(messages, run)
+    return together(messages, send, receive)
 
 
-def test_two_threads(compare):
-    def ours():
+def test_stream(compare):
+    compare(
+        "stream from one thread to another",
+        {
+            "post_message / receive": lambda: stream(200_000, 1, ours),
+            "SimpleQueue": lambda: stream(200_000, 1, simple_queue),
+            "queue.Queue": lambda: stream(10_000, 1, plain_queue),
+            "deque, polled": lambda: stream(200_000, 1, plain_deque),
+            ALONE: ring_alone("stream", 1_000_000),
+        },
+        {"SimpleQueue": 1.0 if GIL else 2.5},
+    )
+
+
+def test_stream_in_batches(compare):
+    compare(
+        f"the same in batches of {BATCH}",
+        {
+            "send_many / receive_many": lambda: in_batches(800 * BATCH),
+            "SimpleQueue, one by one": lambda: stream(200_000, 1, simple_queue),
+            ALONE: ring_alone("batches", 4_000 * BATCH),
+        },
+        {"SimpleQueue, one by one": 1.0 if GIL else 5},
+    )
+
+
+def test_two_to_two(compare):
+    compare(
+        "two threads to two others",
+        {
+            "post_message / receive": lambda: stream(200_000, 2, ours),
+            "SimpleQueue": lambda: stream(200_000, 2, simple_queue),
+            "queue.Queue": lambda: stream(10_000, 2, plain_queue),
+            "deque, polled": lambda: stream(200_000, 2, plain_deque),
+        },
+        {"SimpleQueue": 1.0 if GIL else 2},
+    )
+
+
+def test_two_channels(compare):
+    def to_itself(messages):
         port1, port2 = MessageChannel()
-        return stream(50_000, port1.post_message, port2.receive)
 
-    def simple_queue():
-        simple = SimpleQueue()
-        return stream(50_000, simple.put, simple.get)
+        def run():
+            for i in range(FIRST, FIRST + messages):
+                port1.post_message(i)
+                port2.receive()
 
-    def plain_queue():
-        queue = Queue()
-        return stream(5_000, queue.put, queue.get)
+        return run
 
     compare(
-        "stream of ints from one thread to another",
+        "post and receive, in each of two threads with a channel of its own",
         {
-            "post_message / receive": ours,
-            "in batches": lambda: stream_in_batches(200 * BATCH),
-            "SimpleQueue": simple_queue,
-            "queue.Queue": plain_queue,
+            "two threads": lambda: together(200_000, to_itself(100_000), to_itself(100_000)),
+            "one thread": lambda: together(100_000, to_itself(100_000)),
         },
-        {},
+        {} if GIL else {"one thread": 1 / 1.8},
+    )
+
+
+def test_round_trip(compare):
+    def rally(rounds, there, back):
+        (put, take), (answer, get) = there(), back()
+
+        def serve():
+            for i in range(FIRST, FIRST + rounds):
+                put()(i)
+                get()()
+
+        def reply():
+            for _ in repeat(None, rounds):
+                answer()(take()())
+
+        return together(rounds, serve, reply)
+
+    def ours_both_ways(rounds):
+        port1, port2 = MessageChannel()
+        there = lambda: port1.post_message, lambda: port2.receive
+        back = lambda: port2.post_message, lambda: port1.receive
+        return rally(rounds, lambda: there, lambda: back)
+
+    compare(
+        "round trip between two threads",
+        {
+            "post_message / receive, twice": lambda: ours_both_ways(5_000),
+            "two SimpleQueues": lambda: rally(1_000, simple_queue, simple_queue),
+            "two queue.Queues": lambda: rally(1_000, plain_queue, plain_queue),
+            ALONE: ring_alone("ping_pong", 100_000),
+        },
+        {"two SimpleQueues": 0.3},
+        unit="ns a round trip",
     )

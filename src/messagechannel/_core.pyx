@@ -42,10 +42,10 @@ from messagechannel._transfer import DataCloneError, register_transferable
 
 from messagechannel._clone cimport Serialized, clone, serialize
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE,
-    THREADS_AT_ONCE, TypeSlots, c_bool, channel, channel_close, channel_decref, channel_incref, channel_new, endpoint,
-    endpoint_offer_room, endpoint_pass_on, endpoint_spin_for_message, endpoint_spin_for_room, endpoint_take,
-    endpoint_wake, endpoint_wake_all, inquiry, newfunc, parker, parker_destroy, parker_init, parker_handles_signals, parker_now,
+    CHANNEL_OPEN, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE, THREADS_AT_ONCE, TypeSlots,
+    c_bool, channel, channel_close, channel_decref, channel_incref, channel_new, endpoint, endpoint_offer_room,
+    endpoint_pass_on, endpoint_spin_for_message, endpoint_spin_for_room, endpoint_take, endpoint_wake,
+    endpoint_wake_all, inquiry, newfunc, parker, parker_destroy, parker_init, parker_handles_signals, parker_now,
     parker_park, ring, ring_announce, ring_arm, ring_close, ring_closed, ring_drained, ring_length, ring_peak, ring_pop,
     ring_pop_many, ring_popped, ring_push, ring_push_many, ring_pushed, ring_reserve, ring_return_room, ring_tail,
     ring_visit, shared_claim, shared_number, spin_acquire, spin_lock, spin_release, steal, traverseproc, visitproc,
