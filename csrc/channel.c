@@ -133,8 +133,8 @@ waiter *endpoint_offer_room(endpoint *e)
 {
     spin_acquire(&e->lock);
     waiter *task = NULL;
-    /* Sequentially consistent with the sender that joined the list and then failed to reserve: one of us two sees
-       the other. */
+    /* A sender joins the list, under the lock, and then looks for room; we return the room and then take the lock.  So
+       one of us two sees the other. */
     if (e->senders && atomic_load_explicit(&e->inbox.credits, memory_order_seq_cst) > 0)
         task = wake_first(&e->senders, NULL);
     spin_release(&e->lock);

@@ -99,8 +99,8 @@ typedef struct ring {
     /* Whether there is a capacity.  Constant after ring_init, and so is that; 0 is unbounded. */
     uint32_t bounded;
     size_t capacity;
-    /* Room left.  Swapped by producers, added to by consumers; sequentially consistent where a sender
-       is about to sleep (see endpoint.h), acquire/release elsewhere. */
+    /* Room left.  Swapped by producers, added to by consumers.  Sequentially consistent, though the lock of the endpoint
+       alone keeps a sender that is about to sleep from missing its wake-up (csrc/model). */
     _Atomic(size_t) credits;
     char producers_padding[RING_CACHE_LINE - sizeof(uintptr_t) - 2 * sizeof(size_t) - 2 * sizeof(uint32_t)];
     /* -- the consumers' cache line -- */
