@@ -38,14 +38,19 @@ def settle() -> None:
     """Be some Python that runs: see SETTLE_SECONDS."""
 
 
-def daemon_threads_allowed() -> bool:
-    """Tell whether threads may outlive the interpreter: not one that has a GIL of its own, which waits for them all."""
-    return getattr(_thread, "daemon_threads_allowed", lambda: True)()
+def threads_may_stay() -> bool:
+    """Tell whether the interpreter may end while threads still run: the main one alone does, and stops the daemons."""
+    if hasattr(_thread, "_is_main_interpreter"):
+        main: bool = _thread._is_main_interpreter()
+        return main
+    import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
+
+    return bool(interpreters.get_current() == interpreters.get_main())
 
 
 def register_exit(function: Callable[[], object]) -> None:
     """Call `function` at interpreter exit, before that waits for threads which it may have to wait for."""
-    if daemon_threads_allowed():
+    if threads_may_stay():
         import atexit
 
         atexit.register(function)
@@ -113,8 +118,8 @@ class LoopContext:
 class Dispatcher:
     """The thread that runs listeners of ports that were started where no loop runs.
 
-    It starts with the first callback, and at interpreter exit delivers what was posted until then. It is a daemon where
-    there may be daemons; elsewhere it ends then, and the exit waits for that.
+    It starts with the first callback, and at interpreter exit delivers what was posted until then. In the main
+    interpreter it is a daemon; elsewhere it ends then, and the exit waits for that.
     """
 
     __slots__ = ("__dict__", "_callback", "_ended", "_starting", "_wake")
@@ -142,7 +147,7 @@ class Dispatcher:
     def _start(self, callback: Callable[[], object]) -> None:
         import threading
 
-        daemon = daemon_threads_allowed()
+        daemon = threads_may_stay()
         self._callback = callback
         try:
             if not daemon:

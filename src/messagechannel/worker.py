@@ -3,7 +3,7 @@
 from _thread import RLock
 from itertools import count
 
-from messagechannel._context import daemon_threads_allowed, register_exit
+from messagechannel._context import register_exit, threads_may_stay
 from messagechannel._core import ChannelClosedError, MessagePort, entangled_ports, queue_event
 from messagechannel._events import ErrorEvent, get_handler, set_handler
 
@@ -33,7 +33,7 @@ def _close_workers_at_exit():
 
 def _prepare_exit():
     global _exit_prepared
-    if daemon_threads_allowed():
+    if threads_may_stay():
         import atexit
 
         # What was registered last is called first: before the dispatcher thread has delivered.
@@ -85,7 +85,7 @@ class Worker(MessagePort):
                 target=_run,
                 args=(target, port, args, ref(self)),
                 name=name or f"Worker-{next(_numbers)}",
-                daemon=daemon_threads_allowed(),
+                daemon=threads_may_stay(),
             )
             if not _running:
                 _prepare_exit()
