@@ -186,7 +186,6 @@ class ChannelClosedError(Exception):
     __module__ = "messagechannel"
 
 
-
 def _count_fork():
     global process_number
     process_number += 1
