@@ -1,5 +1,5 @@
 # cython: language_level=3, binding=False, always_allow_keywords=False, freethreading_compatible=True
-# cython: embedsignature=True, embedsignature.format=clinic
+# cython: subinterpreters_compatible=own_gil, embedsignature=True, embedsignature.format=clinic
 """Structured clone (HTML Standard, "Safe passing of structured data").
 
 A clone equals what ``pickle.loads(pickle.dumps(value, 5))`` returns, with deeply immutable values by reference; it is
@@ -10,6 +10,7 @@ A message with an object that has ``__transfer__`` can be built only when that o
 Such a message, and no other, is a real pickle on its way (:class:`Serialized`).
 """
 
+from cpython.module cimport PyImport_Import
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 
@@ -18,6 +19,10 @@ import sys
 from messagechannel._transfer import DataCloneError
 
 from messagechannel._transfer cimport Transfer, is_transferable
+
+
+cdef extern from "module_state.h":
+    pass
 
 
 cdef extern from "walk.h":
@@ -78,17 +83,17 @@ cdef extern from *:
 # ---- which types are which ----
 
 # What pickle looks for in the type of an instance, and what is not there to be found if object's own will do.
-cdef tuple _hooks = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs_ex__",
-                     "__getnewargs__", "__class__")
+_hooks = ("__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs_ex__", "__getnewargs__",
+          "__class__")
 
 # Where a class may do as it likes when pickle asks it.
-cdef tuple _methods = (*_hooks, "__getattr__", "__getattribute__")
+_methods = (*_hooks, "__getattr__", "__getattribute__")
 # What is written in C returns what it holds, and so do the methods that these modules give classes.
-cdef tuple _c_methods = (type(object.__reduce__), type(object.__getattribute__), type(object.__dict__["__class__"]))
-cdef tuple _trusted_modules = ("collections", "dataclasses", "enum")
+_c_methods = (type(object.__reduce__), type(object.__getattribute__), type(object.__dict__["__class__"]))
+_trusted_modules = ("collections", "dataclasses", "enum")
 
 # Immutable types of the standard library, by name: most programs never import most of them.
-cdef dict _immutable_names = {
+_immutable_names = {
     "range": "builtins",
     "date": "datetime", "timedelta": "datetime", "timezone": "datetime",
     "Decimal": "decimal", "Fraction": "fractions", "UUID": "uuid", "Pattern": "re",
@@ -97,8 +102,7 @@ cdef dict _immutable_names = {
     "PurePosixPath": "pathlib", "PureWindowsPath": "pathlib", "PosixPath": "pathlib", "WindowsPath": "pathlib",
 }
 # pickle finds these though no name leads to them.
-cdef tuple _nameless_types = (type(None), type(...), type(NotImplemented))
-cdef tuple NOTHING = ()
+_nameless_types = (type(None), type(...), type(NotImplemented))
 
 
 cdef bint _is_immutable_type(type cls) except -1:
@@ -117,7 +121,7 @@ cdef bint _is_zoned(object value) except -1:
     return getattr(sys.modules.get("datetime"), cls.__name__, None) is cls
 
 
-cdef object _copyreg = None
+_copyreg = None
 
 
 cdef object _registry():
@@ -178,8 +182,8 @@ cdef int _judge(walk *w, object value, PyObject **slots) except -1:
 
 # pickle has no exception of its own for most of what it refuses; the words are those of CPython 3.10 to 3.14, of
 # classes that Cython makes and of multiprocessing.
-cdef tuple _refusal_types = (TypeError, AttributeError, ValueError, RuntimeError)
-cdef tuple _refusal_words = (
+_refusal_types = (TypeError, AttributeError, ValueError, RuntimeError)
+_refusal_words = (
     "cannot pickle", "can't pickle", "can't get local", "cannot be pickled", "no default __reduce__",
     "cannot be converted to a python object for pickling", "should only be shared between",
 )
@@ -192,7 +196,12 @@ cdef bint _is_refusal(object error) except -1:
             return True
     # The text of an exception is its own method's work, and so is that of what it holds.
     text = error.args[0] if type(error) in _refusal_types and error.args else None
-    return type(text) is str and any([words in text.lower() for words in _refusal_words])
+    if type(text) is not str:
+        return False
+    for words in _refusal_words:
+        if words in text.lower():
+            return True
+    return False
 
 
 cdef str _remedy(object value):
@@ -271,7 +280,7 @@ cdef object _find(walk *w, object value, str name):
     try:
         found = sys.modules.get(module_name)
         if found is None:
-            __import__(module_name)
+            PyImport_Import(module_name)
             found = sys.modules[module_name]
         for part in name.split("."):
             found = getattr(found, part)
@@ -453,8 +462,8 @@ cdef _set_state(walk *w, object made, object state, object set_state):
 
 # ---- messages that are rebuilt at the receiver ----
 
-cdef object _pickler_class = None
-cdef object _unpickler_class = None
+_pickler_class = None
+_unpickler_class = None
 
 
 cdef int _make_classes() except -1:
@@ -577,7 +586,7 @@ def structured_clone(value, *, transfer=()):
     """
     cdef Transfer moved
     cdef Serialized serialized
-    if transfer is None or transfer is NOTHING:
+    if transfer is None or transfer is ():
         return clone(value, None)
     moved = Transfer(transfer)
     if not moved.deferred:

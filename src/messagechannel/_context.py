@@ -13,6 +13,7 @@ What is made on first use is made by ``setdefault``, one step that neither anoth
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 from _thread import allocate_lock
@@ -35,6 +36,28 @@ EXIT_PATIENCE = 5.0
 
 def settle() -> None:
     """Be some Python that runs: see SETTLE_SECONDS."""
+
+
+def threads_may_stay() -> bool:
+    """Tell whether the interpreter may end while threads still run: the main one alone does, and stops the daemons."""
+    if hasattr(_thread, "_is_main_interpreter"):
+        main: bool = _thread._is_main_interpreter()
+        return main
+    import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
+
+    return bool(interpreters.get_current() == interpreters.get_main())
+
+
+def register_exit(function: Callable[[], object]) -> None:
+    """Call `function` at interpreter exit, before that waits for threads which it may have to wait for."""
+    if threads_may_stay():
+        import atexit
+
+        atexit.register(function)
+    else:
+        import threading
+
+        threading._register_atexit(function)  # type: ignore[attr-defined]
 
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
@@ -95,15 +118,17 @@ class LoopContext:
 class Dispatcher:
     """The thread that runs listeners of ports that were started where no loop runs.
 
-    It starts with the first callback, is a daemon, and at interpreter exit delivers what was posted until then.
+    It starts with the first callback, and at interpreter exit delivers what was posted until then. In the main
+    interpreter it is a daemon; elsewhere it ends then, and the exit waits for that.
     """
 
-    __slots__ = ("__dict__", "_callback", "_starting", "_wake")
+    __slots__ = ("__dict__", "_callback", "_ended", "_starting", "_wake")
     is_dispatcher = True
     tasks: Any = None
 
     def __init__(self) -> None:
         self._callback: Callable[[], object] | None = None
+        self._ended = False
         self._wake = allocate_lock()
         self._wake.acquire()
         self._starting = allocate_lock()
@@ -120,19 +145,23 @@ class Dispatcher:
         self._wake.release()
 
     def _start(self, callback: Callable[[], object]) -> None:
-        import atexit
         import threading
 
+        daemon = threads_may_stay()
         self._callback = callback
         try:
-            threading.Thread(target=self._run, name="messagechannel-dispatcher", daemon=True).start()
+            if not daemon:
+                # Refused when the exit has begun, and then there must be no thread to wait for.
+                register_exit(self._end)
+            threading.Thread(target=self._run, name="messagechannel-dispatcher", daemon=daemon).start()
         except BaseException:
             self._callback = None
             raise
-        atexit.register(self._finish)
+        if daemon:
+            register_exit(self._finish)
 
     def _run(self) -> None:
-        while True:
+        while not self._ended:
             while not self._wake.acquire(timeout=SETTLE_SECONDS or -1):
                 settle()
             callback = self._callback
@@ -146,6 +175,13 @@ class Dispatcher:
         delivered.acquire()
         self.tasks.put(delivered.release)
         delivered.acquire(timeout=EXIT_PATIENCE)
+
+    def _end(self) -> None:
+        # A task as any other: what lies in front of it was posted before.
+        self.tasks.put(self._note_end)
+
+    def _note_end(self) -> None:
+        self._ended = True
 
     def forget_exit(self) -> None:
         """Do nothing at interpreter exit: the thread belongs to the parent process."""

@@ -1,5 +1,5 @@
 # cython: language_level=3, binding=False, always_allow_keywords=False, freethreading_compatible=True
-# cython: embedsignature=True, embedsignature.format=clinic
+# cython: subinterpreters_compatible=own_gil, embedsignature=True, embedsignature.format=clinic
 """MessageChannel and MessagePort: a thin layer over the channel in csrc/.
 
 Ownership.  A ``channel`` (csrc/channel.h) has two sides; each side is held by at most one *attached* MessagePort.
@@ -42,20 +42,24 @@ from messagechannel._transfer import DataCloneError, register_transferable
 
 from messagechannel._clone cimport Serialized, clone, serialize
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE, THREADS_AT_ONCE, TypeSlots,
-    c_bool, channel, channel_close, channel_decref, channel_incref, channel_new, endpoint, endpoint_offer_room,
-    endpoint_pass_on, endpoint_spin_for_message, endpoint_spin_for_room, endpoint_take, endpoint_wake,
-    endpoint_wake_all, inquiry, newfunc, parker, parker_destroy, parker_init, parker_handles_signals, parker_now,
-    parker_park, ring, ring_announce, ring_arm, ring_close, ring_closed, ring_drained, ring_length, ring_peak, ring_pop,
-    ring_pop_many, ring_popped, ring_push, ring_push_many, ring_pushed, ring_reserve, ring_return_room, ring_tail,
-    ring_visit, shared_claim, shared_number, spin_acquire, spin_lock, spin_release, steal, traverseproc, visitproc,
-    waiter, waiter_init, waiter_join, waiter_leave,
+    CHANNEL_OPEN, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE, THREADS_AT_ONCE,
+    Py_GenericAlias, TypeSlots, bring_home, c_bool, channel, channel_close, channel_decref, channel_incref,
+    channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_spin_for_message, endpoint_spin_for_room,
+    endpoint_take, endpoint_wake, endpoint_wake_all, inquiry, newfunc, parker, parker_destroy, parker_init,
+    parker_handles_signals, parker_now, parker_park, ring, ring_announce, ring_arm, ring_close, ring_closed,
+    ring_drained, ring_length, ring_peak, ring_pop, ring_pop_many, ring_popped, ring_push, ring_push_many, ring_pushed,
+    ring_reserve, ring_return_room, ring_tail, ring_visit, shared_claim, shared_number, spin_acquire, spin_lock,
+    spin_release, steal, traverseproc, visitproc, waiter, waiter_init, waiter_join, waiter_leave,
 )
 from messagechannel._events cimport (
     HEARS_CLOSE, HEARS_ERROR, HEARS_MESSAGE, Event, EventTarget, message_event, report, trusted_event,
 )
 from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
 from messagechannel._transfer cimport Transfer
+
+
+cdef extern from "module_state.h":
+    pass
 
 
 cdef extern from "walk.h":
@@ -149,15 +153,37 @@ cdef extern from *:
     void install_receive(TypeSlots *type) noexcept
 
 
+# What all interpreters share: no Python object. Each of them stores the same into the pointers when it imports this
+# module, before it uses them, and nothing ever changes the value.
+cdef extern from *:
+    """
+    /* Grows with every fork. A port belongs to the process whose number it carries: in a forked child, inherited ports
+       are closed, without a look at their locks or queues. */
+    static uint32_t process_number = 1;
+    /* See SETTLE_SECONDS. */
+    static int64_t settle_nanoseconds;
+    /* Held while the `_posting` or `_attached` of any port changes. */
+    static spin_lock handles;
+    /* MessagePort's own tp_new; the public one refuses. */
+    static newfunc construct_port;
+    /* What Cython makes, where the types have something else; and what EventTarget, its base, has. */
+    static traverseproc traverse_fields_of_port, traverse_target;
+    static inquiry clear_fields_of_port, clear_target;
+    static wrapper post_message_wrapper, receive_wrapper;
+    """
+    uint32_t process_number
+    int64_t settle_nanoseconds
+    spin_lock handles
+    newfunc construct_port
+    traverseproc traverse_fields_of_port, traverse_target
+    inquiry clear_fields_of_port, clear_target
+    wrapper post_message_wrapper, receive_wrapper
+
+
 class ChannelClosedError(Exception):
     """The channel was closed, or the port transferred away, and no message is left to receive."""
 
     __module__ = "messagechannel"
-
-
-# Grows with every fork. A port belongs to the process whose number it carries: in a forked child, inherited ports are
-# closed, without a look at their locks or queues.
-cdef uint32_t process_number = 1
 
 
 def _count_fork():
@@ -168,14 +194,7 @@ def _count_fork():
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_count_fork)
 
-cdef tuple NOTHING = ()
-# See SETTLE_SECONDS.
-cdef int64_t settle_nanoseconds = <int64_t>((_SETTLE_SECONDS or 0) * 1000000000)
-# Held while the `_posting` or `_attached` of any port changes.
-cdef spin_lock handles
-# MessagePort's own tp_new; the public one refuses.
-cdef newfunc construct_port
-cdef object GenericAlias = type(list[int])
+settle_nanoseconds = <int64_t>((_SETTLE_SECONDS or 0) * 1000000000)
 
 cdef enum:
     # Messages that a batch moves at once.
@@ -443,7 +462,7 @@ cdef class MessagePort(EventTarget):
     @staticmethod
     cdef MessagePort make(type cls, channel *c, uint32_t side):
         """Make the attached handle of a side; takes over a reference to the channel."""
-        cdef MessagePort self = construct_port(cls, <PyObject *>NOTHING, NULL)
+        cdef MessagePort self = construct_port(cls, <PyObject *>(), NULL)
         self._bind(c, side)
         return self
 
@@ -466,7 +485,7 @@ cdef class MessagePort(EventTarget):
 
     @classmethod
     def __class_getitem__(cls, item):
-        return GenericAlias(cls, item)
+        return Py_GenericAlias(cls, item)
 
     cdef inline endpoint *inbox(self) noexcept:
         return &self._channel.side[self._side]
@@ -617,7 +636,7 @@ cdef class MessagePort(EventTarget):
     cdef Outgoing prepare(self, object message, object transfer):
         cdef Outgoing outgoing = Outgoing.__new__(Outgoing)
         cdef MessagePort port
-        if transfer is not None and transfer is not NOTHING:
+        if transfer is not None and transfer is not ():
             outgoing.transfer = Transfer(transfer, self)
             for item in outgoing.transfer.items:
                 if isinstance(item, MessagePort):
@@ -684,7 +703,7 @@ cdef class MessagePort(EventTarget):
 
         Whatever is raised, nothing was transferred and nothing was posted.
         """
-        cdef int outcome = NOT_AN_ATOM if transfer is not NOTHING else self._push_atom(<PyObject *>message)
+        cdef int outcome = NOT_AN_ATOM if transfer is not () else self._push_atom(<PyObject *>message)
         if outcome == NOT_AN_ATOM:
             self._post(self.prepare(message, transfer))
         elif outcome != 0:
@@ -792,7 +811,7 @@ cdef class MessagePort(EventTarget):
         """
         cdef int64_t deadline = deadline_of(timeout)
         cdef Outgoing outgoing
-        cdef int outcome = NOT_AN_ATOM if transfer is not NOTHING else self._push_atom(<PyObject *>message)
+        cdef int outcome = NOT_AN_ATOM if transfer is not () else self._push_atom(<PyObject *>message)
         if outcome == NOT_AN_ATOM:
             outgoing = self.prepare(message, transfer)
             if not self.may_send():
@@ -842,7 +861,7 @@ cdef class MessagePort(EventTarget):
         if self._without_waiting >= TASK_MESSAGES:
             self._without_waiting = 0
             await give_way()
-        outcome = NOT_AN_ATOM if transfer is not NOTHING else self._push_atom(<PyObject *>message)
+        outcome = NOT_AN_ATOM if transfer is not () else self._push_atom(<PyObject *>message)
         if outcome != NOT_AN_ATOM:
             self._sent(outcome)
             return
@@ -1037,7 +1056,7 @@ cdef class MessagePort(EventTarget):
         """Return the ``message`` event for an owned queue item."""
         cdef Envelope envelope
         if not is_envelope(item):
-            return message_event(steal(item), NOTHING, self)
+            return message_event(steal(item), (), self)
         envelope = unopened(item)
         return message_event(envelope.open(), envelope.ports, self)
 
@@ -1318,7 +1337,7 @@ cdef class MessagePort(EventTarget):
         except Exception as error:
             if not self._listeners("messageerror"):
                 report(error, self)
-            event = message_event(None, NOTHING, self)
+            event = message_event(None, (), self)
             event.type = "messageerror"
             return event
 
@@ -1635,7 +1654,7 @@ cdef class MessageChannel:
 
     @classmethod
     def __class_getitem__(cls, item):
-        return GenericAlias(cls, item)
+        return Py_GenericAlias(cls, item)
 
     def __iter__(self):
         return iter((self.port1, self.port2))
@@ -1748,7 +1767,7 @@ cdef list ready_ports(list ports):
 # ---- transfer ----
 
 def _make_empty_port(port):
-    return construct_port(MessagePort, <PyObject *>NOTHING, NULL)
+    return construct_port(MessagePort, <PyObject *>(), NULL)
 
 
 def _port_obstacle(MessagePort port, received):
@@ -1768,10 +1787,6 @@ cdef object refuse_construction(type cls, PyObject *args, PyObject *keywords):
     raise TypeError(f"{cls.__name__} can't be constructed; create a MessageChannel and use its port1 and port2")
 
 
-cdef traverseproc traverse_fields_of_port
-cdef inquiry clear_fields_of_port
-
-
 cdef int visit_tasks(waiter *first, visitproc visit, void *argument) noexcept:
     """Visit the tasks in a list of waiters, whose references belong to the list."""
     cdef waiter *w = first
@@ -1784,7 +1799,8 @@ cdef int visit_tasks(waiter *first, visitproc visit, void *argument) noexcept:
 
 
 cdef int traverse_port(PyObject *o, visitproc visit, void *argument) noexcept:
-    cdef int answer = traverse_fields_of_port(o, visit, argument)
+    # Cython's finds the base's by looking for itself in the types, where it is no more.
+    cdef int answer = traverse_target(o, visit, argument) or traverse_fields_of_port(o, visit, argument)
     return answer or visit_channel(<MessagePort>o, visit, argument)
 
 
@@ -1806,7 +1822,7 @@ cdef int visit_channel(MessagePort self, visitproc visit, void *argument) noexce
 
 cdef int clear_port(PyObject *o) noexcept:
     cdef MessagePort self = <MessagePort>o
-    cdef int answer = clear_fields_of_port(o)
+    cdef int answer = clear_target(o) or clear_fields_of_port(o)
     if self._channel != NULL and self.attached():
         self._posting = 0
         self._close()
@@ -1815,10 +1831,6 @@ cdef int clear_port(PyObject *o) noexcept:
 
 
 # Cython has no way to visit what C structures hold, so the types' slots are replaced by ones that do.
-cdef wrapper post_message_wrapper
-cdef wrapper receive_wrapper
-
-
 cdef object post_message_directly(object self, PyObject *const *arguments, Py_ssize_t number, PyObject *names):
     cdef int outcome
     if number != 1 or names != NULL:
@@ -1842,6 +1854,8 @@ cdef object receive_directly(object self, PyObject *const *arguments, Py_ssize_t
 
 call_directly(MessagePort, "post_message", post_message_directly, &post_message_wrapper)
 call_directly(MessagePort, "receive", receive_directly, &receive_wrapper)
+traverse_target = (<TypeSlots *>EventTarget).tp_traverse
+clear_target = (<TypeSlots *>EventTarget).tp_clear
 traverse_fields_of_port = (<TypeSlots *>MessagePort).tp_traverse
 clear_fields_of_port = (<TypeSlots *>MessagePort).tp_clear
 (<TypeSlots *>MessagePort).tp_traverse = traverse_port
@@ -1850,6 +1864,6 @@ construct_port = (<TypeSlots *>MessagePort).tp_new
 (<TypeSlots *>MessagePort).tp_new = refuse_construction
 
 # The types are at home where users import them from.
-(<TypeSlots *>MessageChannel).tp_name = "messagechannel.MessageChannel"
-(<TypeSlots *>MessagePort).tp_name = "messagechannel.MessagePort"
-(<TypeSlots *>PortStatistics).tp_name = "messagechannel.PortStatistics"
+bring_home(MessageChannel, "messagechannel", "messagechannel.MessageChannel")
+bring_home(MessagePort, "messagechannel", "messagechannel.MessagePort")
+bring_home(PortStatistics, "messagechannel", "messagechannel.PortStatistics")

@@ -100,13 +100,17 @@ cdef extern from *:
     object steal(PyObject *owned)
 
 
+cdef extern from "type_home.h":
+    int bring_home(type type, const char *package, const char *name) except -1
+
+
 cdef extern from "Python.h":
+    object Py_GenericAlias(object origin, object arguments)
     ctypedef int (*visitproc)(PyObject *o, void *argument) noexcept
     ctypedef int (*traverseproc)(PyObject *o, visitproc visit, void *argument) noexcept
     ctypedef int (*inquiry)(PyObject *o) noexcept
     ctypedef object (*newfunc)(type cls, PyObject *args, PyObject *keywords)
     ctypedef struct TypeSlots "PyTypeObject":
-        const char *tp_name
         traverseproc tp_traverse
         inquiry tp_clear
         newfunc tp_new

@@ -1,17 +1,18 @@
 # cython: language_level=3, binding=False, always_allow_keywords=False, freethreading_compatible=True
-# cython: embedsignature=True, embedsignature.format=clinic
+# cython: subinterpreters_compatible=own_gil, embedsignature=True, embedsignature.format=clinic
 """Events and their targets, as far as channel messaging needs them (DOM Standard, "Events"; HTML, "MessageEvent")."""
 
 cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
 from libc.stdint cimport uint32_t
 
-from messagechannel._csrc cimport TypeSlots, shared_claim, shared_number
+from messagechannel._csrc cimport Py_GenericAlias, bring_home, shared_claim, shared_number
 
 from messagechannel._context import report_on_running_loop
 
-cdef object GenericAlias = type(list[int])
-cdef tuple NOTHING = ()
+
+cdef extern from "module_state.h":
+    pass
 
 
 cdef object require_str(object value, str name):
@@ -92,7 +93,7 @@ cdef class MessageEvent(Event):
 
     @classmethod
     def __class_getitem__(cls, item):
-        return GenericAlias(cls, item)
+        return Py_GenericAlias(cls, item)
 
     def __repr__(self):
         with cython.critical_section(self):
@@ -253,7 +254,7 @@ cdef class EventTarget:
 
     cdef tuple _listeners(self, str type):
         cdef dict registrations = self._all_listeners()
-        return NOTHING if registrations is None else registrations.get(type, NOTHING)
+        return () if registrations is None else registrations.get(type, ())
 
     cdef bint _replace(self, str type, tuple present, tuple wanted) except -1:
         """Make `wanted` the listeners of a type; False when they are no longer `present`, so that one looks again."""
@@ -262,7 +263,7 @@ cdef class EventTarget:
         with cython.critical_section(self):
             former = self._registrations
             registrations = {} if former is None else former.copy()
-            if registrations.get(type, NOTHING) is not present:
+            if registrations.get(type, ()) is not present:
                 return False
             if wanted:
                 registrations[type] = wanted
@@ -379,6 +380,6 @@ def set_handler(EventTarget target, str type, handler):
 
 
 # The types are at home where users import them from.
-(<TypeSlots *>Event).tp_name = "messagechannel.Event"
-(<TypeSlots *>EventTarget).tp_name = "messagechannel.EventTarget"
-(<TypeSlots *>MessageEvent).tp_name = "messagechannel.MessageEvent"
+bring_home(Event, "messagechannel", "messagechannel.Event")
+bring_home(EventTarget, "messagechannel", "messagechannel.EventTarget")
+bring_home(MessageEvent, "messagechannel", "messagechannel.MessageEvent")

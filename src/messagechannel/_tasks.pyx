@@ -1,4 +1,5 @@
 # cython: language_level=3, binding=False, always_allow_keywords=False, freethreading_compatible=True
+# cython: subinterpreters_compatible=own_gil
 """Task queues: what is to be run in each context, in the order in which it was put there."""
 
 cimport cython
@@ -14,6 +15,10 @@ from messagechannel._csrc cimport (
 from messagechannel._events cimport EventTarget
 
 from messagechannel._context import current_context
+
+
+cdef extern from "module_state.h":
+    pass
 
 
 cdef enum:
@@ -140,7 +145,7 @@ cdef TaskQueue current_tasks():
     context = current_context()
     if context.tasks is None:
         # Whoever comes first: all threads without a loop share one context.
-        vars(context).setdefault("tasks", TaskQueue(context))
+        context.__dict__.setdefault("tasks", TaskQueue(context))
     return context.tasks
 
 
@@ -152,8 +157,14 @@ cdef int visit_item(void *item, void *argument) noexcept:
     return v.visit(<PyObject *>(<uintptr_t>item & ~<uintptr_t>1), v.argument)
 
 
-cdef traverseproc traverse_fields
-cdef inquiry clear_fields
+# Shared by all interpreters, each of which stores the same when it imports this module.
+cdef extern from *:
+    """
+    static traverseproc traverse_fields;
+    static inquiry clear_fields;
+    """
+    traverseproc traverse_fields
+    inquiry clear_fields
 
 
 cdef int traverse(PyObject *o, visitproc visit, void *argument) noexcept:

@@ -3,7 +3,7 @@ cdef class Transfer:
     cdef readonly list received
     cdef readonly bint deferred
     cdef list _hooks
-    # id(item) -> index
+    # address of an item -> index
     cdef dict _places
     # For items that have __transfer__: what that returned.
     cdef dict _rebuilders

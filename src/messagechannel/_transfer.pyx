@@ -1,5 +1,5 @@
 # cython: language_level=3, binding=False, always_allow_keywords=False, freethreading_compatible=True
-# cython: embedsignature=True, embedsignature.format=clinic
+# cython: subinterpreters_compatible=own_gil, embedsignature=True, embedsignature.format=clinic
 """Transferables and transfer lists (HTML Standard, "Transferable objects").
 
 Transferring follows StructuredSerializeWithTransfer: look at every listed item, serialize, check that none has been
@@ -7,8 +7,13 @@ detached meanwhile, and only then detach, all of them. :class:`Transfer` has one
 """
 
 from cpython.object cimport PyObject
+from libc.stdint cimport uintptr_t
 
 import sys
+
+cdef extern from "module_state.h":
+    pass
+
 
 cdef extern from "storage.h":
     int swap_bytearrays(PyObject *one, PyObject *other) noexcept
@@ -36,9 +41,9 @@ class DataCloneError(ValueError):
 
 # ---- what can be transferred ----
 
-cdef tuple _primitives = (type(None), bool, int, float, complex, str, bytes)
-cdef dict _transferables = {}
-cdef str EXPORTED = "a memoryview or another view of it exists; release that first"
+_primitives = (type(None), bool, int, float, complex, str, bytes)
+_transferables = {}
+EXPORTED = "a memoryview or another view of it exists; release that first"
 
 
 def register_transferable(cls, receiver, obstacle, move):
@@ -100,6 +105,11 @@ register_transferable(bytearray, _empty_bytearray, _bytearray_obstacle, _move_by
 
 # ---- the transfer list ----
 
+cdef inline object address(object item):
+    """What id() returns; Cython would keep the function of one interpreter for all of them."""
+    return <uintptr_t><PyObject *>item
+
+
 cdef class Transfer:
     """The transfer list of one message: ``Transfer(transfer, source)`` reads it once and looks at every item.
 
@@ -138,9 +148,10 @@ cdef class Transfer:
             if hooks is None and not hasattr(type(item), "__transfer__"):
                 raise self.refusal(index, f"a {type(item).__name__} can't be transferred, only a MessagePort, "
                                    "bytearray or array.array can, and what has a __transfer__ method")
-            if id(item) in self._places:
+            key = address(item)
+            if key in self._places:
                 raise self.refusal(index, f"this {type(item).__name__} is listed twice")
-            self._places[id(item)] = index
+            self._places[key] = index
             self._hooks.append(hooks)
         self.deferred = None in self._hooks
         self.received = [item if hooks is None else hooks[0](item) for item, hooks in zip(self.items, self._hooks)]
@@ -150,7 +161,7 @@ cdef class Transfer:
 
     cpdef object place_of(self, object item):
         """Return the index of an item, None for what is not listed."""
-        return self._places.get(id(item))
+        return self._places.get(address(item))
 
     def check(self):
         """Make sure that every item can be detached now.

@@ -3,6 +3,7 @@
 from _thread import RLock
 from itertools import count
 
+from messagechannel._context import register_exit, threads_may_stay
 from messagechannel._core import ChannelClosedError, MessagePort, entangled_ports, queue_event
 from messagechannel._events import ErrorEvent, get_handler, set_handler
 
@@ -14,6 +15,7 @@ _numbers = count(1)
 _running = {}
 # Held while a worker is entered there, or takes a name.
 _entering = RLock()
+_exit_prepared = False
 
 
 def _close_workers_at_exit():
@@ -27,6 +29,19 @@ def _close_workers_at_exit():
             worker.close()
     for thread, _ in running:
         thread.join(max(0.0, end - monotonic()))
+
+
+def _prepare_exit():
+    global _exit_prepared
+    if threads_may_stay():
+        import atexit
+
+        # What was registered last is called first: before the dispatcher thread has delivered.
+        atexit.unregister(_close_workers_at_exit)
+    elif _exit_prepared:
+        return
+    register_exit(_close_workers_at_exit)
+    _exit_prepared = True
 
 
 class Worker(MessagePort):
@@ -67,13 +82,13 @@ class Worker(MessagePort):
         self._error_lock = threading.RLock()
         with _entering:
             self._thread = threading.Thread(
-                target=_run, args=(target, port, args, ref(self)), name=name or f"Worker-{next(_numbers)}", daemon=True
+                target=_run,
+                args=(target, port, args, ref(self)),
+                name=name or f"Worker-{next(_numbers)}",
+                daemon=threads_may_stay(),
             )
             if not _running:
-                import atexit
-
-                atexit.unregister(_close_workers_at_exit)
-                atexit.register(_close_workers_at_exit)
+                _prepare_exit()
             _running[self._thread] = ref(self)
         try:
             self._thread.start()
