@@ -17,9 +17,8 @@
    address of an interpreter stands for one interpreter, and that has one module. */
 static _Atomic(unsigned) modules_made;
 
-/* The state of the only module; NULL before it was looked for; STATES_DIFFER from the second module on, for ever. */
-static _Atomic(uintptr_t) only_state;
-enum { STATES_DIFFER = 1 };
+/* What was looked up first, by whichever interpreter; never changes again. */
+static _Atomic(uintptr_t) first_state;
 
 static _Thread_local struct {
     PyInterpreterState *interpreter;
@@ -30,10 +29,16 @@ static _Thread_local struct {
 static inline PyObject *make_module(PyObject *name)
 {
     /* Cython makes modules for itself too; ours are in a package. */
-    int ours = PyUnicode_FindChar(name, '.', 0, PyUnicode_GET_LENGTH(name), 1) >= 0;
-    if (ours && atomic_fetch_add(&modules_made, 1) > 0)
-        atomic_store(&only_state, STATES_DIFFER);
+    if (PyUnicode_FindChar(name, '.', 0, PyUnicode_GET_LENGTH(name), 1) >= 0)
+        atomic_fetch_add(&modules_made, 1);
     return PyModule_NewObject(name);
+}
+
+/* An interpreter that makes a second module makes it before it looks for its state, so nobody is told that of another. */
+static inline int first_state_is_ours(void)
+{
+    return atomic_load_explicit(&modules_made, memory_order_relaxed) == 1
+           && atomic_load_explicit(&first_state, memory_order_relaxed) != 0;
 }
 
 static inline int state_is_found(void)
@@ -49,13 +54,8 @@ static void *keep_state(void *state)
     state_found.modules_made = atomic_load(&modules_made);
     state_found.interpreter = PyThreadState_Get()->interp;
     state_found.state = state;
-    atomic_compare_exchange_strong(&only_state, &none, (uintptr_t)state);
+    atomic_compare_exchange_strong(&first_state, &none, (uintptr_t)state);
     return state;
-}
-
-static inline uintptr_t the_only_state(void)
-{
-    return atomic_load_explicit(&only_state, memory_order_relaxed);
 }
 
 #define PyModule_NewObject(name) make_module(name)
@@ -63,7 +63,7 @@ static inline uintptr_t the_only_state(void)
 /* `module` is an expression that costs, and is evaluated only where it must be. */
 #undef __Pyx_PyModule_GetState
 #define __Pyx_PyModule_GetState(module) \
-    ((__pyx_mstatetype *)(the_only_state() > STATES_DIFFER ? (void *)the_only_state() \
+    ((__pyx_mstatetype *)(first_state_is_ours() ? (void *)atomic_load_explicit(&first_state, memory_order_relaxed) \
                           : state_is_found() ? state_found.state \
                           : keep_state(__Pyx__PyModule_GetState(module))))
 
