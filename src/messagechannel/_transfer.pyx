@@ -43,7 +43,7 @@ class DataCloneError(ValueError):
 
 _primitives = (type(None), bool, int, float, complex, str, bytes)
 _transferables = {}
-EXPORTED = "a memoryview or another view of it exists; release that first"
+_EXPORTED = "a memoryview or another view of it exists; release that first"
 
 
 def register_transferable(cls, receiver, obstacle, move):
@@ -77,12 +77,12 @@ def _empty_bytearray(item):
 
 def _bytearray_obstacle(item, received):
     # A reducer may have made a view of what takes over.
-    return EXPORTED if bytearray_is_exported(<PyObject *>item) or bytearray_is_exported(<PyObject *>received) else None
+    return _EXPORTED if bytearray_is_exported(<PyObject *>item) or bytearray_is_exported(<PyObject *>received) else None
 
 
 def _move_bytearray(item, received):
     if swap_bytearrays(<PyObject *>item, <PyObject *>received) < 0:
-        raise DataCloneError(f"this bytearray can't be transferred: {EXPORTED}")
+        raise DataCloneError(f"this bytearray can't be transferred: {_EXPORTED}")
 
 
 def _empty_array(item):
@@ -92,12 +92,12 @@ def _empty_array(item):
 
 
 def _array_obstacle(item, received):
-    return EXPORTED if array_is_exported(<PyObject *>item) or array_is_exported(<PyObject *>received) else None
+    return _EXPORTED if array_is_exported(<PyObject *>item) or array_is_exported(<PyObject *>received) else None
 
 
 def _move_array(item, received):
     if swap_arrays(<PyObject *>item, <PyObject *>received) < 0:
-        raise DataCloneError(f"this array can't be transferred: {EXPORTED}")
+        raise DataCloneError(f"this array can't be transferred: {_EXPORTED}")
 
 
 register_transferable(bytearray, _empty_bytearray, _bytearray_obstacle, _move_bytearray)
