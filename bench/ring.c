@@ -68,7 +68,7 @@ static void expect(ring *r, size_t i)
     void *item;
     /* As long as the library's threads wait at first (csrc/spin.c). */
     while (!(item = ring_pop(r, &shut)))
-        for (int i = 0; i < 8; i++)
+        for (int pauses = 0; pauses < 8; pauses++)
             pause_processor();
     if (item != message(i))
         fail("out of order");

@@ -141,23 +141,25 @@ waiter *endpoint_offer_room(endpoint *e)
     return task;
 }
 
-bool endpoint_spin_for_message(endpoint *e, uintptr_t tail, int64_t deadline)
+bool endpoint_spin_for_message(endpoint *e, uintptr_t tail, size_t popped, int64_t deadline)
 {
     spin s;
-    if (spin_begin(&s, deadline))
-        while (spin_on(&s))
+    if (spin_begin(&s, e, popped, deadline))
+        do
             if (ring_tail(&e->inbox) != tail)
                 return spin_paid();
+        while (spin_on(&s));
     return false;
 }
 
-bool endpoint_spin_for_room(endpoint *e, int64_t deadline)
+bool endpoint_spin_for_room(endpoint *e, size_t popped, int64_t deadline)
 {
     spin s;
-    if (spin_begin(&s, deadline))
-        while (spin_on(&s))
+    if (spin_begin(&s, e, popped, deadline))
+        do
             if (ring_has_room(&e->inbox))
                 return spin_paid();
+        while (spin_on(&s));
     return false;
 }
 

@@ -86,10 +86,10 @@ waiter *endpoint_pass_on(endpoint *e);
 waiter *endpoint_offer_room(endpoint *e);
 
 /* Look for a moment (spin.h) whether something is pushed, or the ring closed, after the tail was `tail`; or whether there
-   is room.  True when it came: it may be gone again by the time that the caller gets there.  Nothing but one word is
-   looked at, so a thread may spin where it must not call the ring. */
-bool endpoint_spin_for_message(endpoint *e, uintptr_t tail, int64_t deadline);
-bool endpoint_spin_for_room(endpoint *e, int64_t deadline);
+   is room.  True when it came: it may be gone again by the time that the caller gets there.  `popped` is ring_popped's.
+   Nothing but one word of the ring is looked at, so a thread may spin where it must not call the ring. */
+bool endpoint_spin_for_message(endpoint *e, uintptr_t tail, size_t popped, int64_t deadline);
+bool endpoint_spin_for_room(endpoint *e, size_t popped, int64_t deadline);
 
 /* Waits until the oldest message is published, and takes it; NULL when none is claimed. */
 void *endpoint_take_claimed(endpoint *e, bool *shut);

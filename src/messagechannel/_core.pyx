@@ -760,6 +760,7 @@ cdef class MessagePort(EventTarget):
         cdef endpoint *e
         cdef parker p
         cdef waiter w
+        cdef size_t popped
         cdef bint came
         parker_init(&p)
         waiter_init(&w, &p, NULL)
@@ -770,8 +771,9 @@ cdef class MessagePort(EventTarget):
                 e = self.outbox()
                 if ring_reserve(&e.inbox, 1):
                     return 0
+                popped = ring_popped(&e.inbox)
                 with nogil:
-                    came = endpoint_spin_for_room(e, deadline)
+                    came = endpoint_spin_for_room(e, popped, deadline)
                 if came:
                     continue
                 if parker_now() >= deadline:
@@ -1001,13 +1003,15 @@ cdef class MessagePort(EventTarget):
         cdef endpoint *e = self.inbox()
         cdef PyObject *item = self.take()
         cdef uintptr_t tail
+        cdef size_t popped
         cdef bint came = True
         while item == NULL and came and self.attached() and not ring_closed(&e.inbox):
             tail = ring_tail(&e.inbox)
             item = self.take()
             if item == NULL:
+                popped = ring_popped(&e.inbox)
                 with nogil:
-                    came = endpoint_spin_for_message(e, tail, deadline)
+                    came = endpoint_spin_for_message(e, tail, popped, deadline)
         if not came:
             # A signal that came meanwhile would not end the sleep.
             PyErr_CheckSignals()

@@ -87,8 +87,8 @@ cdef extern from "channel.h" nogil:
     waiter *endpoint_wake_all(endpoint *e, waiter *tasks) noexcept
     waiter *endpoint_pass_on(endpoint *e) noexcept
     waiter *endpoint_offer_room(endpoint *e) noexcept
-    bint endpoint_spin_for_message(endpoint *e, uintptr_t tail, int64_t deadline) noexcept
-    bint endpoint_spin_for_room(endpoint *e, int64_t deadline) noexcept
+    bint endpoint_spin_for_message(endpoint *e, uintptr_t tail, size_t popped, int64_t deadline) noexcept
+    bint endpoint_spin_for_room(endpoint *e, size_t popped, int64_t deadline) noexcept
     void *endpoint_take(endpoint *e, c_bool *attention) noexcept
 
 
