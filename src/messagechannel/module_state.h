@@ -5,7 +5,8 @@
    change twice for each look. Here that is done once a thread. As long as one interpreter only has imported the module,
    which is what most programs do, its state is the one there is, and nothing needs to be found.
 
-   This replaces a macro of Cython's that is used for nothing else, and hooks into the one call that makes the module. */
+   This replaces a macro of Cython's that is used for nothing else, and hooks into the one call that makes the
+   module. */
 #ifndef MESSAGECHANNEL_MODULE_STATE_H
 #define MESSAGECHANNEL_MODULE_STATE_H
 
