@@ -4,6 +4,7 @@ from messagechannel._clone import structured_clone
 from messagechannel._core import ChannelClosedError, MessageChannel, MessagePort, PortStatistics, wait
 from messagechannel._events import ErrorEvent, Event, EventTarget, MessageEvent
 from messagechannel._transfer import DataCloneError
+from messagechannel._wire import SharedBuffer
 from messagechannel.worker import Worker
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "MessageEvent",
     "MessagePort",
     "PortStatistics",
+    "SharedBuffer",
     "Worker",
     "structured_clone",
     "wait",

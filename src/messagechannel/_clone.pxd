@@ -2,6 +2,7 @@ from messagechannel._transfer cimport Transfer
 
 cdef class Serialized:
     cdef bytes _pickle
+    # What is immutable, or stays shared, by reference: places -1, -2 ... in the pickle.
     cdef list _references
     cdef readonly Transfer transfer
 
@@ -9,3 +10,4 @@ cdef class Serialized:
 
 cpdef object clone(object value, Transfer transfer)
 cpdef object serialize(object value, Transfer transfer)
+cdef object explain(object value, Transfer transfer, object error)

@@ -265,6 +265,18 @@ cdef _name_state_steps(walk *w, object state):
             steps[-1] = (STEP_ATTRIBUTE, steps[-1][1])
 
 
+cdef object explain(object value, Transfer transfer, object error):
+    """Return what to raise when pickle has raised `error` for a value: a DataCloneError if pickle refused it."""
+    if not _is_refusal(error):
+        return error
+    try:
+        # pickle does not tell where.
+        clone(value, transfer)
+    except DataCloneError as refusal:
+        return refusal
+    return DataCloneError(f"$: {_remedy(value)} ({error})")
+
+
 # ---- names ----
 
 cdef object _find(walk *w, object value, str name):
@@ -293,6 +305,16 @@ cdef object _find(walk *w, object value, str name):
     return value
 
 
+# ---- what stays shared ----
+
+_sharers = {}
+
+
+def register_shared(cls, share):
+    """Have the instances of exactly `cls` cloned by ``share(value)``: a new object for the same thing."""
+    _sharers[cls] = share
+
+
 # ---- the protocol of reducers ----
 
 cdef object _reduce(walk *w, object value):
@@ -315,6 +337,11 @@ cdef object _rebuild(walk *w, object value):
         return _find(w, value, None)
     if PyPickleBuffer_Check(value):
         made = copy_pickle_buffer(value)
+        memo_put(&w.memo, value, made)
+        return made
+    share = _sharers.get(type(value))
+    if share is not None:
+        made = share(value)
         memo_put(&w.memo, value, made)
         return made
     if _is_zoned(value):
@@ -476,12 +503,23 @@ cdef int _make_classes() except -1:
             super().__init__(buffer, 5)
             self.references = references
             self.transfer = transfer
+            # Originals of what stays shared, with what stands for them.
+            self.shared = []
 
         def persistent_id(self, value):
+            cls = type(value)
             place = self.transfer.place_of(value)
             if place is not None:
                 return place
-            if type(value) is not bytes and type(value) is not str and not _is_immutable_type(type(value)):
+            if cls in _sharers:
+                for original, shared in self.shared:
+                    if original is value:
+                        break
+                else:
+                    shared = _sharers[cls](value)
+                    self.shared.append((value, shared))
+                value = shared
+            elif cls is not bytes and cls is not str and not _is_immutable_type(cls):
                 return None
             self.references.append(value)
             return -len(self.references)
@@ -525,11 +563,10 @@ cpdef object serialize(object value, Transfer transfer):
     try:
         _pickler_class(buffer, serialized._references, transfer).dump(value)
     except Exception as error:
-        if not _is_refusal(error):
+        reason = explain(value, transfer, error)
+        if reason is error:
             raise
-        # pickle does not tell where.
-        clone(value, transfer)
-        raise DataCloneError(f"$: {_remedy(value)} ({error})") from error
+        raise reason from error
     serialized._pickle = buffer.getvalue()
     return serialized
 

@@ -14,6 +14,15 @@ cdef extern from "shared.h" nogil:
     bint shared_claim(shared_number *n, uint32_t origin, uint32_t aim) noexcept
 
 
+cdef extern from "shared_memory.h" nogil:
+    int shared_memory_new(size_t size) noexcept
+    int shared_memory_size(int fd, size_t *size) noexcept
+    void *shared_memory_map(int fd, size_t size) noexcept
+    void shared_memory_unmap(void *address, size_t size) noexcept
+    void shared_memory_discard(void *address, size_t size) noexcept
+    void shared_memory_close(int fd) noexcept
+
+
 cdef extern from "lock.h" nogil:
     ctypedef uint32_t spin_lock
     void spin_acquire(spin_lock *l) noexcept

@@ -13,6 +13,7 @@ cdef class Transfer:
     # The two steps of detach.
     cdef int call_transfer_methods(self) except -1
     cdef int move(self) except -1
+    cdef object rebuilder(self, Py_ssize_t index)
     cdef int receive(self) except -1
 
 cdef bint is_transferable(object value)

@@ -198,6 +198,10 @@ cdef class Transfer:
                 hooks[2](item, received)
         return 0
 
+    cdef object rebuilder(self, Py_ssize_t index):
+        """Return a callable and its arguments for an item that is rebuilt by the receiver, else None."""
+        return self._rebuilders.get(index)
+
     cdef int receive(self) except -1:
         """Rebuild, on the receiving side, the objects that have ``__transfer__``."""
         for index, (rebuild, args) in self._rebuilders.items():
