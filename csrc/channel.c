@@ -18,10 +18,12 @@ channel *channel_new(size_t capacity, bool by_reference)
         atomic_init(&c->side[i].lock, 0);
         c->side[i].receivers = c->side[i].senders = NULL;
         c->side[i].close_told = false;
+        c->side[i].side = (uint8_t)i;
         c->side[i].listening = NULL;
     }
     atomic_init(&c->references, 2);
     atomic_init(&c->closed_by, CHANNEL_OPEN);
+    atomic_init(&c->transport, NULL);
     c->by_reference = by_reference;
     return c;
 }
@@ -31,13 +33,22 @@ void channel_incref(channel *c)
     atomic_fetch_add_explicit(&c->references, 1, memory_order_relaxed);
 }
 
-void channel_decref(channel *c)
+bool channel_decref(channel *c)
 {
-    if (atomic_fetch_sub_explicit(&c->references, 1, memory_order_acq_rel) == 1) {
-        ring_destroy(&c->side[0].inbox);
-        ring_destroy(&c->side[1].inbox);
-        free(c);
-    }
+    if (atomic_fetch_sub_explicit(&c->references, 1, memory_order_acq_rel) != 1)
+        return false;
+    transport *t = atomic_load_explicit(&c->transport, memory_order_relaxed);
+    if (t)
+        t->calls->release(t);
+    ring_destroy(&c->side[0].inbox);
+    ring_destroy(&c->side[1].inbox);
+    free(c);
+    return true;
+}
+
+void channel_connect(channel *c, transport *t)
+{
+    atomic_store_explicit(&c->transport, t, memory_order_release);
 }
 
 /* ---- waiters; the lock is held ---- */
@@ -121,12 +132,26 @@ waiter *endpoint_wake_all(endpoint *e, waiter *tasks)
     return tasks;
 }
 
+int endpoint_arm(endpoint *e)
+{
+    int found = ring_arm(&e->inbox);
+    transport *t = found == RING_ARMED ? endpoint_transport(e) : NULL;
+    return t ? t->calls->arm(t) : found;
+}
+
+size_t endpoint_length(endpoint *e)
+{
+    transport *t = endpoint_transport(e);
+    int64_t length = t ? t->calls->length(t) : -1;
+    return length >= 0 ? (size_t)length : ring_length(&e->inbox);
+}
+
 waiter *endpoint_pass_on(endpoint *e)
 {
     spin_acquire(&e->lock);
     bool others = e->receivers != NULL;
     spin_release(&e->lock);
-    return others && ring_arm(&e->inbox) != RING_ARMED ? endpoint_wake(e, &e->receivers) : NULL;
+    return others && endpoint_arm(e) != RING_ARMED ? endpoint_wake(e, &e->receivers) : NULL;
 }
 
 waiter *endpoint_offer_room(endpoint *e)
@@ -144,9 +169,10 @@ waiter *endpoint_offer_room(endpoint *e)
 bool endpoint_spin_for_message(endpoint *e, uintptr_t tail, size_t popped, int64_t deadline)
 {
     spin s;
+    const transport *t = endpoint_transport(e);
     if (spin_begin(&s, e, popped, deadline))
         do
-            if (ring_tail(&e->inbox) != tail)
+            if (ring_tail(&e->inbox) != tail || (t && t->calls->has_news(t)))
                 return spin_paid();
         while (spin_on(&s));
     return false;
@@ -155,9 +181,10 @@ bool endpoint_spin_for_message(endpoint *e, uintptr_t tail, size_t popped, int64
 bool endpoint_spin_for_room(endpoint *e, size_t popped, int64_t deadline)
 {
     spin s;
+    const transport *t = endpoint_transport(e);
     if (spin_begin(&s, e, popped, deadline))
         do
-            if (ring_has_room(&e->inbox))
+            if (ring_has_room(&e->inbox) || (t && t->calls->has_room(t)))
                 return spin_paid();
         while (spin_on(&s));
     return false;

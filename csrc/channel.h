@@ -35,6 +35,27 @@ typedef struct waiter {
     void *task;
 } waiter;
 
+struct transport;
+/* What waiting needs of the way to a far side. None of them waits or calls back. */
+typedef struct transport_calls {
+    /* As ring_arm. */
+    int (*arm)(struct transport *t);
+    /* Whether arm would find something. May be called by any thread at any moment. */
+    bool (*has_news)(const struct transport *t);
+    bool (*has_room)(const struct transport *t);
+    /* Messages that wait in the inbox or on the way; -1 when the way has ended. */
+    int64_t (*length)(const struct transport *t);
+    /* The channel's reference ends. */
+    void (*release)(struct transport *t);
+} transport_calls;
+
+/* The way to a side that is in another process; a link (link.h) is one. */
+typedef struct transport {
+    const transport_calls *calls;
+    /* The language binding's. */
+    void *owner;
+} transport;
+
 typedef struct endpoint {
     ring inbox;
     /* For all that follows, and for what the language binding says; held at most for one unpark.  Taken before the ring's
@@ -42,6 +63,8 @@ typedef struct endpoint {
     spin_lock lock;
     /* The language binding's: the side's close event was fired. */
     bool close_told;
+    /* Which side of its channel this is. */
+    uint8_t side;
     waiter *receivers;
     waiter *senders;
     /* The language binding's: what the side's peer keeps alive. */
@@ -56,6 +79,9 @@ typedef struct channel {
     _Atomic(int32_t) closed_by;
     /* Messages pass by reference instead of as clones. */
     bool by_reference;
+    /* Where one side is in another process: the way to it, set once. That side's inbox here is the backlog of what could not be
+       sent at once; the other's has what came before there was a transport, or was left when it ended. */
+    _Atomic(transport *) transport;
 } channel;
 
 enum { CHANNEL_OPEN = -1 };
@@ -63,8 +89,11 @@ enum { CHANNEL_OPEN = -1 };
 /* One reference for each side; NULL when memory ran out.  capacity 0 is unbounded. */
 channel *channel_new(size_t capacity, bool by_reference);
 void channel_incref(channel *c);
-/* Frees the channel with its last reference; both queues must be drained by then. */
-void channel_decref(channel *c);
+/* Frees the channel with its last reference, and with it its reference to the transport; both queues must be drained by then.
+   True when it did. */
+bool channel_decref(channel *c);
+/* From here on one side of the channel is far. The reference to the transport becomes the channel's. */
+void channel_connect(channel *c, transport *t);
 /* Ends both directions.  True for the one call that did it.  Wakes every thread; *tasks gets the tasks to be
    told, linked by `next` and ended by NULL. */
 bool channel_close(channel *c, int side, waiter **tasks);
@@ -80,6 +109,10 @@ bool waiter_leave(waiter *w, endpoint *e);
 waiter *endpoint_wake(endpoint *e, waiter **list);
 /* Wakes all who wait in both lists; returns the tasks to be told, linked by `next` and followed by `tasks`. */
 waiter *endpoint_wake_all(endpoint *e, waiter *tasks);
+/* ring_arm, for whoever waits for messages, wherever they come from. */
+int endpoint_arm(endpoint *e);
+/* Messages waiting, wherever they are. */
+size_t endpoint_length(endpoint *e);
 /* The baton for receivers: see above. */
 waiter *endpoint_pass_on(endpoint *e);
 /* After room was returned: wakes the next sender, if there is room and one waits. */
@@ -94,7 +127,14 @@ bool endpoint_spin_for_room(endpoint *e, size_t popped, int64_t deadline);
 /* Waits until the oldest message is published, and takes it; NULL when none is claimed. */
 void *endpoint_take_claimed(endpoint *e, bool *shut);
 
-/* Takes the oldest message and returns its room.  *attention is set when somebody must be looked after: senders wait
+/* NULL while both sides are in this process. */
+static inline transport *endpoint_transport(endpoint *e)
+{
+    channel *c = (channel *)(void *)((char *)(e - e->side) - offsetof(channel, side));
+    return atomic_load_explicit(&c->transport, memory_order_acquire);
+}
+
+/* Takes the oldest message that is here and returns its room.  *attention is set when somebody must be looked after: senders wait
    for the room, or the queue was closed. */
 static inline void *endpoint_take(endpoint *e, bool *attention)
 {

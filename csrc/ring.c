@@ -277,6 +277,15 @@ int ring_arm(ring *r)
     return found;
 }
 
+bool ring_disarm(ring *r)
+{
+    uintptr_t tail = atomic_load_explicit(&r->tail, memory_order_acquire);
+    while (tail & RING_WAIT)
+        if (ring_swap_tail(r, &tail, tail & ~RING_WAIT))
+            return true;
+    return false;
+}
+
 bool ring_drained(ring *r)
 {
     uintptr_t tail = atomic_load_explicit(&r->tail, memory_order_acquire);

@@ -153,6 +153,13 @@ static inline uintptr_t ring_tail(ring *r)
 {
     return atomic_load_explicit(&r->tail, memory_order_relaxed);
 }
+/* Whether the next push or close owes a wake-up. */
+static inline bool ring_is_armed(ring *r)
+{
+    return (atomic_load_explicit(&r->tail, memory_order_relaxed) & RING_WAIT) != 0;
+}
+/* Takes back the wake-up that is owed, which ring_arm asked for.  False when a push or a close has come first. */
+bool ring_disarm(ring *r);
 /* True once the ring is closed and its last message was popped. */
 bool ring_drained(ring *r);
 /* Calls visit on every waiting message; a non-zero answer ends it and is returned. */

@@ -3,9 +3,8 @@
 """MessageChannel and MessagePort: a thin layer over the channel in csrc/.
 
 Ownership.  A ``channel`` (csrc/channel.h) has two sides; each side is held by at most one *attached* MessagePort.
-Transferring a port makes another handle the attached one, in O(1), and leaves the old one detached. What a queue holds
-are owned references: to the message itself or, with the low bit set, to an Envelope (a message that came with ports,
-or is to be rebuilt where it is received).
+Transferring a port makes another handle the attached one, in O(1), and leaves the old one detached. Where the other
+side is in another process, the channel has a transport (_transport.pyx).
 
 An endpoint's ``listening`` is a strong reference to its attached port while that has listeners that a post of the peer
 can reach: the standard's "as if by a strong reference from its peer". Hence the peer visits it for the garbage
@@ -34,6 +33,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport INT64_MAX, int64_t, uint32_t, uintptr_t
 
 import os
+import sys
 from _weakref import ref
 
 from messagechannel._context import SETTLE_SECONDS as _SETTLE_SECONDS
@@ -42,9 +42,9 @@ from messagechannel._transfer import DataCloneError, register_transferable
 
 from messagechannel._clone cimport Serialized, clone, serialize
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_WAKE, THREADS_AT_ONCE,
+    CHANNEL_OPEN, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_NOT_EMPTY, RING_WAKE, THREADS_AT_ONCE,
     Py_GenericAlias, TypeSlots, bring_home, c_bool, channel, channel_close, channel_decref, channel_incref,
-    channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_spin_for_message, endpoint_spin_for_room,
+    channel_new, endpoint, endpoint_arm, endpoint_length, endpoint_offer_room, endpoint_pass_on, endpoint_spin_for_message, endpoint_spin_for_room,
     endpoint_take, endpoint_wake, endpoint_wake_all, inquiry, newfunc, parker, parker_destroy, parker_init,
     parker_handles_signals, parker_now, parker_park, ring, ring_announce, ring_arm, ring_close, ring_closed,
     ring_drained, ring_length, ring_peak, ring_pop, ring_pop_many, ring_popped, ring_push, ring_push_many, ring_pushed,
@@ -56,6 +56,9 @@ from messagechannel._events cimport (
 )
 from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
 from messagechannel._transfer cimport Transfer
+from messagechannel._transport cimport (
+    Envelope, Figures, Sealed, Transport, discard, is_envelope, open_item, owned_item, unopened,
+)
 
 
 cdef extern from "module_state.h":
@@ -186,6 +189,16 @@ class ChannelClosedError(Exception):
     __module__ = "messagechannel"
 
 
+# See set_reduction.
+_reduce_for_multiprocessing = None
+
+
+def set_reduction(reduction):
+    """Have `reduction` called for what multiprocessing's pickler is to pickle in place of a port."""
+    global _reduce_for_multiprocessing
+    _reduce_for_multiprocessing = reduction
+
+
 def _count_fork():
     global process_number
     process_number += 1
@@ -210,49 +223,6 @@ cdef enum:
     # What _push_atom returns instead of what ring_push does.
     NOT_AN_ATOM = -100
     NANOSECONDS = 1000000000
-
-
-@cython.final
-cdef class Envelope:
-    """A message that is more than its data, while it is in a queue."""
-
-    # The message, or a Serialized one.
-    cdef object data
-    cdef tuple ports
-
-    cdef object open(self):
-        """Return the message; rebuilding it may raise anything."""
-        return (<Serialized>self.data).deserialize() if type(self.data) is Serialized else self.data
-
-
-cdef inline bint is_envelope(PyObject *item) noexcept:
-    return <uintptr_t>item & 1
-
-
-cdef inline Envelope envelope_of(PyObject *item):
-    return <Envelope>(<PyObject *>(<uintptr_t>item & ~<uintptr_t>1))
-
-
-cdef inline void discard(PyObject *item) noexcept:
-    Py_DECREF(<object>(<PyObject *>(<uintptr_t>item & ~<uintptr_t>1)))
-
-
-cdef object open_item(PyObject *item):
-    """Return the message in an owned queue item; rebuilding it may raise anything."""
-    return unopened(item).open() if is_envelope(item) else steal(item)
-
-
-cdef Envelope unopened(PyObject *item):
-    """Return the Envelope that is an owned queue item."""
-    cdef Envelope envelope = envelope_of(item)
-    discard(item)
-    return envelope
-
-
-cdef PyObject *owned_item(object message) noexcept:
-    """Return the owned queue item for a message or an Envelope."""
-    Py_INCREF(message)
-    return <PyObject *>(<uintptr_t><PyObject *>message | (type(message) is Envelope))
 
 
 cdef int64_t deadline_of(object timeout) except -1:
@@ -389,9 +359,10 @@ cdef class PortStatistics:
 cdef class Outgoing:
     """A message on its way out: checked and cloned, its transferables not yet detached."""
 
-    # The clone, or a Serialized.
+    # The clone, or a Serialized; what the transport made of it, if there is one.
     cdef object data
     cdef Transfer transfer
+    cdef Transport transport
     # The target is in the transfer list: the message goes nowhere (HTML Standard, message port post message steps).
     cdef bint doomed
 
@@ -406,14 +377,16 @@ cdef class Outgoing:
         """
         cdef Envelope envelope
         if self.transfer is None:
-            Py_INCREF(self.data)
-            return <PyObject *>self.data
+            return owned_item(self.data)
         self.transfer.call_transfer_methods()
         if not move_handles(self.transfer.items, self.transfer.received):
             # Another thread has been faster since: now this says with which.
             self.transfer.check()
         self.transfer.move()
         ports = tuple([port for port in self.transfer.received if isinstance(port, MessagePort)])
+        if self.transport is not None:
+            self.transport.seal(self.data)
+            return owned_item(self.data)
         if not ports and type(self.data) is not Serialized:
             Py_INCREF(self.data)
             return <PyObject *>self.data
@@ -445,6 +418,8 @@ cdef class MessagePort(EventTarget):
     # Messages that tasks received or sent in a row without waiting, more or less.
     cdef shared_number _without_waiting
     cdef shared_number _started
+    # A task in the context is about what comes by the transport; whoever claims this puts it there.
+    cdef shared_number _roused
     # The three below: under the endpoint's lock.
     cdef bint _announced
     # The number of the message that the next task in the context is about: the tasks there and this number are together
@@ -475,13 +450,16 @@ cdef class MessagePort(EventTarget):
     def __dealloc__(self):
         if self._channel != NULL:
             if self.attached():
-                self._close()
+                self.sever()
                 self.discard_messages()
-            channel_decref(self._channel)
+            release_channel(self._channel)
 
     def __reduce__(self):
+        # multiprocessing's own pickler, of which no trace but its caller's frame can be seen from here.
+        if type(self) is MessagePort and sys._getframe().f_globals.get("__name__") == "multiprocessing.reduction":
+            return _reduce_for_multiprocessing(self)
         raise TypeError(f"cannot pickle {type(self).__name__!r} object: a port travels in a transfer list, "
-                        "post_message(..., transfer=[port])")
+                        "post_message(..., transfer=[port]), or where multiprocessing passes its connections")
 
     @classmethod
     def __class_getitem__(cls, item):
@@ -492,6 +470,10 @@ cdef class MessagePort(EventTarget):
 
     cdef inline endpoint *outbox(self) noexcept:
         return &self._channel.side[self._side ^ 1]
+
+    cdef inline Transport transport(self):
+        """Return the way to the other side, None while that is in this process."""
+        return <Transport>self._channel.transport.owner if self._channel.transport != NULL else None
 
     cdef inline bint attached(self) noexcept:
         return self._attached == process_number
@@ -510,26 +492,15 @@ cdef class MessagePort(EventTarget):
             if item != NULL:
                 discard(item)
 
-    cdef void _close(self) noexcept:
-        cdef waiter *tasks
-        cdef MessagePort port
-        cdef channel *c = self._channel
-        cdef c_bool wake
-        cdef uint32_t side
-        if is_finalizing():
-            # Nobody is left to be woken, and a daemon thread that was ended in its sleep has left its waiter behind.
-            ring_close(&self.inbox().inbox, &wake)
+    cdef void sever(self) noexcept:
+        cdef Transport transport = self.transport()
+        if transport is None or is_finalizing():
+            close_channel(self._channel, self._side)
             return
-        if channel_close(c, self._side, &tasks):
-            tell(tasks)
-            for side in range(2):
-                port = take_listening(&c.side[side])
-                if port is None:
-                    continue
-                if THREADS_AT_ONCE:
-                    port._put_what_waits()
-                if side != self._side:
-                    port.offer_close_event()
+        try:
+            transport.close()
+        except BaseException:
+            PyErr_WriteUnraisable(self)
 
     def close(self):
         """Sever the channel; nothing that is posted on either side after this arrives.
@@ -544,7 +515,7 @@ cdef class MessagePort(EventTarget):
             self._posting = 0
         spin_release(&handles)
         if ours:
-            self._close()
+            self.sever()
 
     def __enter__(self):
         return self
@@ -561,7 +532,7 @@ cdef class MessagePort(EventTarget):
         return not self.attached() or self._channel.closed_by != CHANNEL_OPEN
 
     def __len__(self):
-        return ring_length(&self.inbox().inbox) if self.attached() else 0
+        return endpoint_length(self.inbox()) if self.attached() else 0
 
     def __bool__(self):
         return True
@@ -573,14 +544,21 @@ cdef class MessagePort(EventTarget):
     def statistics(self):
         """Return a :class:`PortStatistics` with the figures of this port; all 0 once it was transferred away."""
         cdef PortStatistics figures = PortStatistics.__new__(PortStatistics)
+        cdef Figures incoming, outgoing
         cdef ring *queue
         if self.attached():
             queue = &self.inbox().inbox
-            figures.posted = ring_pushed(&self.outbox().inbox)
-            figures.received = ring_popped(queue)
-            figures.waiting = ring_length(queue)
-            figures.peak = ring_peak(queue)
+            figures.waiting = endpoint_length(self.inbox())
             figures.capacity = queue.capacity or None
+            if self._channel.transport != NULL:
+                self.transport().figures(&incoming, &outgoing)
+                figures.posted = outgoing.posted
+                figures.received = incoming.taken
+                figures.peak = incoming.peak
+            else:
+                figures.posted = ring_pushed(&self.outbox().inbox)
+                figures.received = ring_popped(queue)
+                figures.peak = ring_peak(queue)
         return figures
 
     # -- transfer --
@@ -641,9 +619,12 @@ cdef class MessagePort(EventTarget):
             for item in outgoing.transfer.items:
                 if isinstance(item, MessagePort):
                     port = item
-                    if port.attached() and port._channel == self._channel and self._channel != NULL:
+                    if port.attached() and self._channel != NULL and self._leads_to(port):
                         outgoing.doomed = True
-        if self._channel != NULL and self._channel.by_reference and not outgoing.transfers(message):
+        if self._channel != NULL and self._channel.transport != NULL and self.may_send() and not outgoing.doomed:
+            outgoing.transport = self.transport()
+            outgoing.data = outgoing.transport.pack(message, outgoing.transfer)
+        elif self._channel != NULL and self._channel.by_reference and not outgoing.transfers(message):
             outgoing.data = message
         elif outgoing.transfer is not None and outgoing.transfer.deferred:
             outgoing.data = serialize(message, outgoing.transfer)
@@ -653,8 +634,16 @@ cdef class MessagePort(EventTarget):
             outgoing.transfer.check()
         return outgoing
 
+    cdef bint _leads_to(self, MessagePort port) noexcept:
+        """Tell whether a port is the other end of this one's channel."""
+        return port._channel == self._channel or (
+            port._channel.transport != NULL and self._channel.transport != NULL
+            and self.transport().is_other_end(port.transport()))
+
     cdef bint _push(self, PyObject *item) except -1:
         """Put an owned item into the peer's queue; False when that is closed. Room was reserved."""
+        if self._channel.transport != NULL:
+            return self.transport().post(item)
         cdef int outcome = ring_push(&self.outbox().inbox, item)
         if outcome > 0:
             self._pushed(outcome, 1)
@@ -672,6 +661,9 @@ cdef class MessagePort(EventTarget):
         cdef TaskQueue tasks = None
         cdef MessagePort peer = None
         if outcome & RING_WAKE:
+            if self._channel.transport != NULL:
+                # It has got a transport in this very moment.
+                return self.transport().pump()
             tell(endpoint_wake(e, &e.receivers))
         if outcome & RING_ANNOUNCE:
             spin_acquire(&e.lock)
@@ -716,7 +708,7 @@ cdef class MessagePort(EventTarget):
         if self._posting != process_number:
             return NOT_AN_ATOM
         queue = &self.outbox().inbox
-        if queue.bounded or not (is_atom(message) or self._channel.by_reference):
+        if queue.bounded or self._channel.transport != NULL or not (is_atom(message) or self._channel.by_reference):
             return NOT_AN_ATOM
         incref_shared(message)
         outcome = ring_push(queue, message)
@@ -735,7 +727,7 @@ cdef class MessagePort(EventTarget):
     cdef int _post(self, Outgoing outgoing) except -1:
         cdef bint deliver = self.may_send() and not outgoing.doomed
         cdef PyObject *item
-        if deliver and ring_reserve(&self.outbox().inbox, 1) == 0:
+        if deliver and self._reserve(1) == 0:
             raise_full(self.outbox().inbox.capacity)
         try:
             item = outgoing.item()
@@ -748,6 +740,30 @@ cdef class MessagePort(EventTarget):
         else:
             discard(item)
         return 0
+
+    cdef size_t _reserve(self, size_t wanted) noexcept:
+        """Reserve room for messages; return for how many."""
+        cdef ring *queue = &self.outbox().inbox
+        cdef size_t room = ring_reserve(queue, wanted)
+        if room == 0 and self._channel.transport != NULL:
+            ring_return_room(queue, self.transport().collect())
+            room = ring_reserve(queue, wanted)
+        return room
+
+    cdef bint _reserve_or_arm(self) noexcept:
+        """Reserve room for one message, or else see to it that whoever makes room tells."""
+        cdef bint armed
+        while True:
+            if self._reserve(1):
+                return True
+            if self._channel.transport == NULL:
+                return False
+            armed = self.transport().arm_room()
+            # What was taken before that has told nobody.
+            if self._reserve(1):
+                return True
+            if armed:
+                return False
 
     cdef int _return_room(self, size_t n) except -1:
         """Give back the room for messages that was reserved and is not needed: somebody may wait for it."""
@@ -769,7 +785,7 @@ cdef class MessagePort(EventTarget):
                 if not self.may_send():
                     raise_closed(self)
                 e = self.outbox()
-                if ring_reserve(&e.inbox, 1):
+                if self._reserve(1):
                     return 0
                 popped = ring_popped(&e.inbox)
                 with nogil:
@@ -783,7 +799,7 @@ cdef class MessagePort(EventTarget):
                 waiter_join(&w, e, &e.senders)
                 try:
                     if self.may_send():
-                        if ring_reserve(&e.inbox, 1):
+                        if self._reserve_or_arm():
                             return 0
                         park(&p, deadline)
                 finally:
@@ -868,14 +884,14 @@ cdef class MessagePort(EventTarget):
         outgoing = self.prepare(message, transfer)
         if not self.may_send():
             raise_closed(self)
-        while not ring_reserve(&self.outbox().inbox, 1):
+        while not self._reserve(1):
             if parker_now() >= deadline:
                 raise TimeoutError("no room within the timeout")
             w = TaskWaiter.join(self, False)
             try:
                 # Anew: joining runs code of the event loop's, and a close meanwhile has woken nobody.
                 if self.may_send():
-                    if ring_reserve(&w._endpoint.inbox, 1):
+                    if self._reserve_or_arm():
                         break
                     await w._wakeup.wait(seconds_until(deadline))
             finally:
@@ -903,10 +919,11 @@ cdef class MessagePort(EventTarget):
         by_reference = self._channel.by_reference
         try:
             for message in messages:
-                if not (by_reference or is_atom(<PyObject *>message)):
-                    message = clone(message, None)
-                incref_shared(<PyObject *>message)
-                chunk[n] = <void *>message
+                if by_reference or is_atom(<PyObject *>message):
+                    incref_shared(<PyObject *>message)
+                    chunk[n] = <void *>message
+                else:
+                    chunk[n] = <void *>self.prepare(message, None).item()
                 n += 1
                 if n == CHUNK:
                     n = 0
@@ -925,19 +942,23 @@ cdef class MessagePort(EventTarget):
                 if self._posting != process_number:
                     raise_closed(self)
                 if queue.bounded:
-                    room = ring_reserve(queue, room)
+                    room = self._reserve(room)
                     if room == 0:
                         self._wait_for_room(INT64_MAX)
                         room = 1
-                pushed = ring_push_many(queue, chunk + sent, room, &outcome)
+                if self._channel.transport != NULL:
+                    pushed = self.transport().post_many(chunk + sent, room)
+                    outcome = 0
+                else:
+                    pushed = ring_push_many(queue, chunk + sent, room, &outcome)
                 sent += pushed
                 if outcome > 0:
                     self._pushed(outcome, pushed)
                 if pushed < room:
                     self._return_room(room - pushed)
-                    if ring_closed(queue):
-                        raise_closed(self)
-                    raise MemoryError
+                    if outcome == RING_NO_MEMORY:
+                        raise MemoryError
+                    raise_closed(self)
         finally:
             while sent < n:
                 discard(<PyObject *>chunk[sent])
@@ -946,12 +967,30 @@ cdef class MessagePort(EventTarget):
 
     # -- receiving --
 
-    cdef inline PyObject *take(self) noexcept:
-        """Take the oldest message off the queue, or NULL. The port is attached."""
+    cdef inline PyObject *take(self) except? NULL:
+        """Take the oldest message off the queue, or NULL. The port is attached.
+
+        What has come from another process may be there and raise, for want of memory or descriptors; it stays.
+        """
         cdef c_bool attention
         cdef PyObject *item = <PyObject *>endpoint_take(self.inbox(), &attention)
         if attention:
             self.attend()
+        if self._channel.transport != NULL:
+            return self.take_from_afar(item)
+        return item
+
+    cdef PyObject *take_from_afar(self, PyObject *item) except? NULL:
+        """Take the oldest message that came by the transport, unless `item` was taken before."""
+        cdef Transport transport = self.transport()
+        cdef c_bool attention
+        if item != NULL:
+            transport.taken_before(1)
+        elif transport.take_many(<void **>&item, 1) == 0 and transport.settle():
+            # What was left has come into the inbox.
+            item = <PyObject *>endpoint_take(self.inbox(), &attention)
+            if attention:
+                self.attend()
         return item
 
     cdef void attend(self) noexcept:
@@ -983,7 +1022,7 @@ cdef class MessagePort(EventTarget):
                     raise TimeoutError("no message within the timeout")
                 waiter_join(&w, e, &e.receivers)
                 try:
-                    if self.attached() and ring_arm(&e.inbox) == RING_ARMED:
+                    if self.attached() and endpoint_arm(e) == RING_ARMED:
                         park(&p, deadline)
                 finally:
                     waiter_leave(&w, e)
@@ -998,6 +1037,14 @@ cdef class MessagePort(EventTarget):
                 # The baton: see csrc/channel.h. In a forked child there is nobody to pass it to.
                 tell(endpoint_pass_on(e))
 
+    cdef size_t popped(self) noexcept:
+        """Return how many messages were ever taken here."""
+        cdef Figures incoming, outgoing
+        if self._channel.transport == NULL:
+            return ring_popped(&self.inbox().inbox)
+        self.transport().figures(&incoming, &outgoing)
+        return incoming.taken
+
     cdef PyObject *_spin_for_message(self, int64_t deadline) except? NULL:
         """Return an owned queue item if there is one, or comes within a moment."""
         cdef endpoint *e = self.inbox()
@@ -1009,7 +1056,7 @@ cdef class MessagePort(EventTarget):
             tail = ring_tail(&e.inbox)
             item = self.take()
             if item == NULL:
-                popped = ring_popped(&e.inbox)
+                popped = self.popped()
                 with nogil:
                     came = endpoint_spin_for_message(e, tail, popped, deadline)
         if not came:
@@ -1074,7 +1121,8 @@ cdef class MessagePort(EventTarget):
         cdef size_t n, i, done = 0
         cdef ring *queue = &self.inbox().inbox
         cdef list messages = []
-        limit = min(limit, ring_length(queue))
+        cdef Transport transport
+        limit = min(limit, endpoint_length(self.inbox()))
         while done < limit:
             n = ring_pop_many(queue, chunk, min(limit - done, <size_t>CHUNK))
             if n == 0:
@@ -1086,6 +1134,16 @@ cdef class MessagePort(EventTarget):
                 else:
                     messages.append(steal(<PyObject *>chunk[i]))
             ring_return_room(queue, n)
+        if self._channel.transport != NULL:
+            transport = self.transport()
+            transport.taken_before(done)
+            while done < limit:
+                n = transport.take_many(chunk, min(limit - done, <size_t>CHUNK))
+                if n == 0:
+                    break
+                done += n
+                for i in range(n):
+                    self._append(messages, <PyObject *>chunk[i])
         if done:
             self.attend()
         return messages
@@ -1163,7 +1221,7 @@ cdef class MessagePort(EventTarget):
             self._without_waiting = 0
             w = TaskWaiter.join(self, True)
             try:
-                if self.attached() and ring_arm(&e.inbox) == RING_ARMED:
+                if self.attached() and endpoint_arm(e) == RING_ARMED:
                     await w._wakeup.wait(None)
                 item = self.take() if self.attached() else NULL
             finally:
@@ -1211,6 +1269,8 @@ cdef class MessagePort(EventTarget):
         if moves and self.attached() and self._tasks is present:
             self._announce(False)
             self._tasks = tasks
+            # A task that was put where nothing runs any more is none.
+            self._roused = False
         spin_release(&e.lock)
         self._started = True
         self._listeners_changed()
@@ -1273,9 +1333,23 @@ cdef class MessagePort(EventTarget):
         spin_release(&e.lock)
         if released:
             Py_DECREF(self)
-        if waiting:
+        if self._channel.transport != NULL:
+            self.rouse()
+        elif waiting:
             tasks.put_repeated(self, waiting)
         self.offer_close_event()
+        return 0
+
+    cdef int rouse(self) except -1:
+        """Have dispatched what came, or comes, by the transport: one task at a time dispatches one message and puts itself
+        behind all others, until nothing is there and the transport tells of what comes next."""
+        cdef TaskQueue tasks = None
+        spin_acquire(&self.inbox().lock)
+        if self._announced:
+            tasks = self._tasks
+        spin_release(&self.inbox().lock)
+        if tasks is not None and shared_claim(&self._roused, False, True):
+            tasks.put(self)
         return 0
 
     cdef int _put_what_waits(self) except -1:
@@ -1341,6 +1415,59 @@ cdef class MessagePort(EventTarget):
             event.type = "messageerror"
             return event
 
+    cdef dict _lock_listeners(self):
+        """Return all listeners, with the endpoint's lock, under which they stay what they are."""
+        cdef dict registrations
+        while True:
+            registrations = self._all_listeners()
+            spin_acquire(&self.inbox().lock)
+            if <void *>self._registrations == <void *>registrations:
+                return registrations
+            spin_release(&self.inbox().lock)
+
+    cdef bint _run_far_task(self, object tasks) except -1:
+        """As _run_task, where messages come by a transport: see rouse."""
+        cdef Transport transport = self.transport()
+        cdef endpoint *e = self.inbox()
+        cdef PyObject *item = NULL
+        cdef Event event
+        cdef dict registrations = self._lock_listeners()
+        cdef bint here = self.attached() and <void *>self._tasks == <void *>tasks
+        cdef bint dispatches = here and self._started and (self._heard & HEARS_MESSAGE) != 0
+        cdef bint ended
+        cdef c_bool attention = False
+        cdef object trouble = None
+        if dispatches:
+            item = <PyObject *>endpoint_take(e, &attention)
+            if item != NULL:
+                transport.taken_before(1)
+            else:
+                try:
+                    transport.take_many(<void **>&item, 1)
+                except Exception as error:
+                    trouble = error
+        ended = here and item == NULL and self._close_event_is_due()
+        if ended:
+            e.close_told = True
+        if item == NULL:
+            self._roused = False
+        spin_release(&e.lock)
+        if attention:
+            self.attend()
+        if item != NULL:
+            tasks.put(self)
+            event = self._incoming_event(item)
+            self._dispatch(event, registrations["message"] if event.type == "message" else self._listeners(event.type))
+        elif ended:
+            self._dispatch(trusted_event("close", self), registrations["close"])
+        elif trouble is not None:
+            report(trouble, self)
+            transport.look_later()
+        elif not here or transport.settle() or dispatches and endpoint_arm(e) == RING_NOT_EMPTY:
+            if self.attached():
+                self.rouse()
+        return False
+
     cdef bint _run_task(self, object tasks) except -1:
         """Dispatch the oldest message, or else the close event; False when there was neither to dispatch here.
 
@@ -1353,12 +1480,9 @@ cdef class MessagePort(EventTarget):
         cdef size_t number
         cdef bint here, dispatches, taken_before = False, ended = False
         cdef c_bool attention = False
-        while True:
-            registrations = self._all_listeners()
-            spin_acquire(&e.lock)
-            if <void *>self._registrations == <void *>registrations:
-                break
-            spin_release(&e.lock)
+        if self._channel.transport != NULL:
+            return self._run_far_task(tasks)
+        registrations = self._lock_listeners()
         here = self.attached() and <void *>self._tasks == <void *>tasks
         dispatches = here and self._started and (self._heard & HEARS_MESSAGE) != 0
         if dispatches:
@@ -1410,6 +1534,40 @@ cdef class MessagePort(EventTarget):
     @onclose.setter
     def onclose(self, listener):
         self._set_handler("close", listener)
+
+
+cdef void release_channel(channel *c) noexcept:
+    """Drop a reference to a channel, and with the last one the channel's to its transport."""
+    cdef PyObject *owner = NULL if c.transport == NULL else <PyObject *>c.transport.owner
+    if channel_decref(c) and owner != NULL:
+        Py_DECREF(<object>owner)
+
+
+cdef void close_channel(channel *c, uint32_t side) noexcept:
+    """Sever a channel on behalf of a side, if it has not been severed before."""
+    cdef waiter *tasks
+    cdef MessagePort port
+    cdef c_bool wake
+    cdef uint32_t i
+    if is_finalizing():
+        # Nobody is left to be woken, and a daemon thread that was ended in its sleep has left its waiter behind.
+        ring_close(&c.side[side].inbox, &wake)
+        return
+    if channel_close(c, side, &tasks):
+        tell(tasks)
+        for i in range(2):
+            port = take_listening(&c.side[i])
+            if port is None:
+                continue
+            try:
+                if c.transport != NULL:
+                    port.rouse()
+                elif THREADS_AT_ONCE:
+                    port._put_what_waits()
+            except BaseException:
+                PyErr_WriteUnraisable(port)
+            if i != side:
+                port.offer_close_event()
 
 
 cdef MessagePort take_listening(endpoint *e):
@@ -1585,14 +1743,20 @@ cdef int take_for_task(object awaitable, PyObject **message) noexcept:
         return False
     if not shared_claim(&self._state, READY, STEPPING):
         return False
-    item = NULL if self._waiting is not None else port.take()
+    item = NULL
+    if self._waiting is None:
+        try:
+            item = port.take()
+        except Exception:
+            # The slow way meets it again, and has a way out for it.
+            pass
     if item == NULL:
         self._state = READY
         return False
     port._without_waiting += 1
     if is_envelope(item):
         envelope = unopened(item)
-        if type(envelope.data) is Serialized:
+        if type(envelope.data) is Serialized or isinstance(envelope.data, Sealed):
             self._waiting = open_for_task(envelope)
             self._state = READY
             return False
@@ -1670,6 +1834,41 @@ cdef class MessageChannel:
         return f"<MessageChannel {self.port1!r} {self.port2!r}>"
 
 
+# ---- for ports that leave this process, and come ----
+
+cdef channel *let_go(object handle, uint32_t *side) except NULL:
+    """Detach a port for good. Returns its channel, with a reference that is the caller's, and its side.
+
+    :raises DataCloneError: for a port that is detached or closed.
+    """
+    cdef MessagePort port = handle
+    cdef str obstacle
+    spin_acquire(&handles)
+    obstacle = port.obstacle()
+    if obstacle is None:
+        port._posting = 0
+        port._attached = 0
+    spin_release(&handles)
+    if obstacle is not None:
+        raise DataCloneError(f"this port can't be transferred: {obstacle}")
+    channel_incref(port._channel)
+    side[0] = port._side
+    # Whoever met it inside the message, while that was being rebuilt, may have added listeners.
+    take_listening(port.inbox())
+    tell(endpoint_wake_all(port.inbox(), endpoint_wake_all(port.outbox(), NULL)))
+    return port._channel
+
+
+cdef object take_hold(channel *c, uint32_t side):
+    """Return a new attached port of a side that has none; a reference to the channel becomes the port's."""
+    return MessagePort.make(MessagePort, c, side)
+
+
+cdef int rouse(object port) except -1:
+    """Have a port's listeners get what came by the transport."""
+    return (<MessagePort>port).rouse()
+
+
 def entangled_ports(type cls, capacity=None, copy=True):
     """Return two entangled ports, the first an instance of `cls`, a subclass of MessagePort."""
     cdef size_t bound = 0
@@ -1742,7 +1941,7 @@ def wait(ports, timeout=None):
             try:
                 all_armed = True
                 for port in waited:
-                    all_armed = port.attached() and ring_arm(&port.inbox().inbox) == RING_ARMED and all_armed
+                    all_armed = port.attached() and endpoint_arm(port.inbox()) == RING_ARMED and all_armed
                 if all_armed:
                     park(&p, deadline)
             finally:
@@ -1761,7 +1960,7 @@ def wait(ports, timeout=None):
 
 cdef list ready_ports(list ports):
     cdef MessagePort port
-    return [port for port in ports if port.closed or ring_length(&port.inbox().inbox)]
+    return [port for port in ports if port.closed or endpoint_length(port.inbox())]
 
 
 # ---- transfer ----
@@ -1825,7 +2024,7 @@ cdef int clear_port(PyObject *o) noexcept:
     cdef int answer = clear_target(o) or clear_fields_of_port(o)
     if self._channel != NULL and self.attached():
         self._posting = 0
-        self._close()
+        self.sever()
         self.discard_messages()
     return answer
 

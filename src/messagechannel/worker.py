@@ -1,24 +1,35 @@
 """Worker: another context that runs a function, and the port that leads to it."""
 
+import os
 from _thread import RLock
 from itertools import count
 
+# What makes ports travel where multiprocessing passes things.
+import messagechannel._multiprocessing  # noqa: F401
 from messagechannel._context import register_exit, threads_may_stay
 from messagechannel._core import ChannelClosedError, MessagePort, entangled_ports, queue_event
 from messagechannel._events import ErrorEvent, get_handler, set_handler
 
-# How long interpreter exit waits for the workers' threads, all together, after it has closed their channels; seconds.
+# How long interpreter exit waits for the workers, all together, after it has closed their channels; seconds.
 EXIT_PATIENCE = 1.0
+# What Worker(kind=...) may be.
+KINDS = ("thread", "process")
 
 _numbers = count(1)
-# Thread -> weak reference to its Worker, while the thread runs.
+# A worker's context -> weak reference to the Worker, while it runs.
 _running = {}
 # Held while a worker is entered there, or takes a name.
 _entering = RLock()
 _exit_prepared = False
 
 
-def _close_workers_at_exit():
+if hasattr(os, "register_at_fork"):
+    # The parent's workers are no business of a forked child.
+    os.register_at_fork(after_in_child=_running.clear)
+
+
+def close_workers():
+    """Close the channels of all workers, give them a moment to finish, and end the processes among them."""
     from time import monotonic
 
     end = monotonic() + EXIT_PATIENCE
@@ -27,8 +38,8 @@ def _close_workers_at_exit():
         worker = reference()
         if worker is not None:
             worker.close()
-    for thread, _ in running:
-        thread.join(max(0.0, end - monotonic()))
+    for context, _ in running:
+        context.finish(max(0.0, end - monotonic()))
 
 
 def _prepare_exit():
@@ -37,11 +48,46 @@ def _prepare_exit():
         import atexit
 
         # What was registered last is called first: before the dispatcher thread has delivered.
-        atexit.unregister(_close_workers_at_exit)
+        atexit.unregister(close_workers)
     elif _exit_prepared:
         return
-    register_exit(_close_workers_at_exit)
+    register_exit(close_workers)
     _exit_prepared = True
+
+
+class _ThreadContext:
+    """The thread that runs a worker's target; `tell` is called with an ErrorEvent for an exception that leaves it."""
+
+    exitcode = None
+
+    def __init__(self, target, port, args, name, tell):
+        import threading
+
+        self._thread = threading.Thread(
+            target=self._run, args=(target, port, args, tell), name=name, daemon=threads_may_stay()
+        )
+        self.start = self._thread.start
+        self.is_alive = self._thread.is_alive
+        self.join = self.finish = self._thread.join
+
+    @property
+    def name(self):
+        return self._thread.name
+
+    def _run(self, target, port, args, tell):
+        try:
+            target(port, *args)
+        except BaseException as error:
+            if isinstance(error, ChannelClosedError) and port.closed:
+                # How a target that waits for its port ends when the Worker was closed.
+                return
+            port.close()
+            tell(ErrorEvent("error", message=f"{type(error).__name__}: {error}", error=error))
+        finally:
+            del _running[self]
+
+    def terminate(self):
+        """Do nothing: a thread can't be stopped."""
 
 
 class Worker(MessagePort):
@@ -51,53 +97,62 @@ class Worker(MessagePort):
     closes when the Worker is closed or forgotten; `target` notices by the end of its iteration, by ChannelClosedError
     (which may leave it then), or by the ``close`` event. When `target` has returned, its port goes the way of every
     port: it stays while it has listeners, and closes otherwise. At interpreter exit the channels of all workers are
-    closed, and their threads get a moment to finish.
+    closed, and they get a moment to finish; processes are terminated after that.
 
     An exception that leaves `target` closes the channel and becomes an ``error`` event here, an :class:`ErrorEvent`,
     in the context of this port. Where nobody listens for that yet, it goes to ``threading.excepthook``, and a listener
-    that comes later still gets the event.
+    that comes later still gets the event. The exception of a process arrives as a copy whose ``__cause__`` shows the
+    traceback; that is in the event's ``traceback`` too.
 
-    :param target: a callable; it gets a MessagePort and `args`.
-    :param args: passed on to `target` as they are, without cloning.
-    :param kind: ``"thread"``, the one kind there is in this version.
-    :param name: the thread's name; one is made up otherwise.
+    :param target: a callable; it gets a MessagePort and `args`. A process has to find it by its name.
+    :param args: passed on to `target`: to a thread as they are, without cloning; to a process as multiprocessing
+        does it, so that there may be ports among them.
+    :param kind: ``"thread"`` or ``"process"``.
+    :param name: the name of the thread or process; one is made up otherwise.
+    :param start_method: how multiprocessing starts a process: ``"spawn"``, which is what None stands for,
+        ``"forkserver"`` or ``"fork"``.
     :ivar port: the port that leads to the target: the Worker itself.
     :raises TypeError: for a target that is not callable.
-    :raises ValueError: for an unknown kind.
+    :raises ValueError: for an unknown kind or start method, or a start method for a thread.
+    :raises NotImplementedError: for a process, on a platform without the memory and sockets to share with one.
     """
 
     __module__ = "messagechannel"
 
-    def __new__(cls, target, /, *args, kind="thread", name=None):
+    def __new__(cls, target, /, *args, kind="thread", name=None, start_method=None):
         """Make the channel and start the target."""
         if not callable(target):
             raise TypeError(f"target must be callable, not {type(target).__name__}")
-        if kind != "thread":
-            raise ValueError(f"kind must be 'thread', not {kind!r}; other kinds are not built yet")
-        import threading
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, not {kind!r}")
+        if start_method is not None and kind != "process":
+            raise ValueError(f"start_method is for kind='process'; a {kind} has none, but {start_method!r} was given")
         from weakref import ref
 
         self, port = entangled_ports(cls)
         self._error_event = None
-        self._error_lock = threading.RLock()
+        self._error_lock = RLock()
+        tell = _Teller(ref(self))
+        name = name or f"Worker-{next(_numbers)}"
+        if kind == "thread":
+            context = _ThreadContext(target, port, args, name, tell)
+        else:
+            from messagechannel.process import ProcessContext
+
+            context = ProcessContext(target, port, args, name, start_method, tell)
+        self._context = context
         with _entering:
-            self._thread = threading.Thread(
-                target=_run,
-                args=(target, port, args, ref(self)),
-                name=name or f"Worker-{next(_numbers)}",
-                daemon=threads_may_stay(),
-            )
             if not _running:
                 _prepare_exit()
-            _running[self._thread] = ref(self)
+            _running[context] = ref(self)
         try:
-            self._thread.start()
+            context.start()
         except BaseException:
-            del _running[self._thread]
+            _running.pop(context, None)
             raise
         return self
 
-    def __init__(self, target, /, *args, kind="thread", name=None):
+    def __init__(self, target, /, *args, kind="thread", name=None, start_method=None):
         """Do nothing more: everything was done when the object was made."""
 
     @property
@@ -107,8 +162,13 @@ class Worker(MessagePort):
 
     @property
     def name(self):
-        """The thread's name."""
-        return self._thread.name
+        """The name of the thread or process."""
+        return self._context.name
+
+    @property
+    def exitcode(self):
+        """What a process has exited with: minus the number of a signal that ended it. None while it runs."""
+        return self._context.exitcode
 
     @property
     def onerror(self):
@@ -126,7 +186,7 @@ class Worker(MessagePort):
         self._offer_error_event()
 
     def _offer_error_event(self):
-        # Called by the target's thread and by whoever adds a listener: one of them delivers, once.
+        # Called by whoever has got the exception and by whoever adds a listener: one of them delivers, once.
         with self._error_lock:
             event = self._error_event
             if event is None or not queue_event(self, event):
@@ -136,36 +196,36 @@ class Worker(MessagePort):
 
     def is_alive(self):
         """Tell whether the target still runs."""
-        return self._thread.is_alive()
+        return self._context.is_alive()
 
     def join(self, timeout=None):
         """Wait until the target has returned, at most `timeout` seconds; None waits for ever."""
-        self._thread.join(timeout)
+        self._context.join(timeout)
 
     def terminate(self):
-        """Close the channel.
+        """Stop the target: a process is ended, whatever it does, and the channel with it.
 
-        A thread can't be stopped from outside: a target that computes goes on until it next waits for its port. Then
-        it gets what was posted before, and after that ChannelClosedError.
+        A thread can't be stopped from outside, so for one the channel is closed: a target that computes goes on until
+        it next waits for its port. Then it gets what was posted before, and after that ChannelClosedError.
         """
+        self._context.terminate()
         self.close()
 
 
-def _run(target, port, args, reference):
-    import threading
+class _Teller:
+    """Tells a Worker of an exception that left its target, or everybody, where there is nobody to listen."""
 
-    thread = threading.current_thread()
-    try:
-        target(port, *args)
-    except BaseException as error:
-        if isinstance(error, ChannelClosedError) and port.closed:
-            # How a target that waits for its port ends when the Worker was closed.
-            return
-        port.close()
-        worker = reference()
+    def __init__(self, reference):
+        self._reference = reference
+
+    def __call__(self, event):
+        import threading
+
+        worker = self._reference()
         if worker is not None:
-            worker._error_event = ErrorEvent("error", message=f"{type(error).__name__}: {error}", error=error)
+            worker._error_event = event
         if worker is None or not worker._offer_error_event():
-            threading.excepthook(threading.ExceptHookArgs((type(error), error, error.__traceback__, thread)))
-    finally:
-        del _running[thread]
+            error = event.error
+            threading.excepthook(
+                threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
+            )

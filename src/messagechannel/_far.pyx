@@ -1,0 +1,480 @@
+# cython: language_level=3, binding=False, always_allow_keywords=False, freethreading_compatible=True
+# cython: subinterpreters_compatible=own_gil, embedsignature=True, embedsignature.format=clinic
+"""Ports that leave this process, and ports that come.
+
+A port whose peer is here leaves as one end of a new link, whose other end becomes the transport of the channel. A port
+whose peer is far already leaves with its end of the link: what this process held for it goes along, and no message
+between the two ends comes by here any more.
+
+A port that comes gets a channel whose other side is far.
+"""
+
+cimport cython
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+import marshal
+import os
+import sys
+from time import monotonic, sleep
+
+from messagechannel._context import register_exit
+from messagechannel._core import ChannelClosedError
+from messagechannel._link import Letter, letter_of, reserve_descriptors, set_travel
+from messagechannel._multiprocessing import after_fork_in_child
+from messagechannel._reactor import Reactor
+from messagechannel._transfer import DataCloneError
+
+from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
+from messagechannel._csrc cimport (
+    CHANNEL_OPEN, LINK_CORRUPT, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref, channel_new, endpoint, endpoint_offer_room,
+    endpoint_wake, far_link, link_attach, link_claim, link_close_in, link_close_out, link_end, link_ended, link_figures,
+    link_figures_in, link_figures_out, link_has_ended_there, link_has_news, link_hear, link_incref, link_new,
+    link_reserve_in, link_restore, link_segment, link_taken_before, parker_now, ring, ring_close, ring_disarm,
+    ring_length, ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve, ring_return_room, shared_claim,
+    shared_number, spin_acquire, spin_release, transport,
+)
+from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
+from messagechannel._transfer cimport Transfer
+from messagechannel._transport cimport Envelope, Transport, owned_item
+from messagechannel._wire cimport Descriptor
+
+
+cdef extern from "module_state.h":
+    pass
+
+
+cdef enum:
+    # Messages that are brought into the inbox at once when a link ends.
+    CHUNK = 64
+
+# How long a segment is kept for the next large buffer, in seconds.
+SEGMENT_SECONDS = 1.0
+# How long until what found no memory, no descriptor or no room in a socket is tried again, in seconds.
+SHORTAGE_SECONDS = 0.02
+
+_reactor = Reactor()
+
+
+def _forget_the_parents_links():
+    """In a forked child: close the parent's descriptors, lest its peers think that it lives on here."""
+    cdef Far far
+    for far in _reactor.forget():
+        link_end(far._link, NULL)
+
+
+after_fork_in_child(_forget_the_parents_links)
+
+
+@cython.final
+cdef class Far(Link):
+    """The link of one channel. The reactor has it, and a reference to the channel, until the link ends."""
+
+    # Of the channel; whoever calls has a reference to it.
+    cdef channel *_channel
+    # The near side.
+    cdef uint32_t _side
+    cdef int _socket
+    cdef shared_number _registered
+    cdef shared_number _trimming
+
+    @staticmethod
+    cdef Far connect(channel *c, uint32_t side, far_link *l):
+        """Make a link the transport of a channel. The reference to the link is taken over."""
+        cdef Far self = Far.__new__(Far)
+        self._link = l
+        self._channel = c
+        self._side = side
+        self._backlog = &c.side[side ^ 1].inbox
+        self._socket = l.socket
+        link_incref(l)
+        l.transport.owner = <void *>self
+        Py_INCREF(self)
+        # Whoever slept there is gone; nobody else is to be the pump.
+        ring_disarm(self._backlog)
+        channel_connect(c, &l.transport)
+        return self
+
+    cdef int begin(self) except -1:
+        """Send what waits, and listen for what comes."""
+        channel_incref(self._channel)
+        self._registered = True
+        try:
+            _reactor.register(self._socket, self)
+        except BaseException:
+            self._forget()
+            raise
+        self.pump()
+        self.look()
+        return 0
+
+    cdef int _forget(self) except -1:
+        """Have the reactor forget this, which may be the end of the channel."""
+        if shared_claim(&self._registered, True, False):
+            _reactor.unregister(self._socket)
+            release_channel(self._channel)
+        return 0
+
+    cdef endpoint *near(self) noexcept:
+        return &self._channel.side[self._side]
+
+    # -- what the reactor calls --
+
+    def heard(self):
+        """Hear what the socket has; return seconds to wait if some of it has to stay."""
+        cdef channel *c = self._channel
+        cdef int outcome
+        channel_incref(c)
+        try:
+            outcome = link_hear(self._link)
+            self.look()
+        finally:
+            release_channel(c)
+        return SHORTAGE_SECONDS if outcome == LINK_TROUBLE else None
+
+    def look(self):
+        """See to everything that the far side may have done."""
+        cdef endpoint *far_inbox = &self._channel.side[self._side ^ 1]
+        cdef object port = None
+        if link_ended(self._link):
+            return
+        if far_inbox.inbox.bounded:
+            ring_return_room(&far_inbox.inbox, self.collect())
+            tell(endpoint_offer_room(far_inbox))
+        self.resume()
+        if link_has_ended_there(self._link):
+            self.settle()
+        elif link_has_news(self._link):
+            tell(endpoint_wake(self.near(), &self.near().receivers))
+            self._rouse()
+
+    cdef int _rouse(self) except -1:
+        cdef object port = None
+        spin_acquire(&self.near().lock)
+        if self.near().listening != NULL:
+            port = <object>self.near().listening
+        spin_release(&self.near().lock)
+        if port is not None:
+            rouse(port)
+        return 0
+
+    def is_listening(self):
+        """Tell whether the near port has listeners that the far side can reach."""
+        return self.near().listening != NULL
+
+    # -- what a link asks for --
+
+    cdef int _try_again(self) except -1:
+        _reactor.call_later(SHORTAGE_SECONDS, self._go_on_later)
+        return 0
+
+    def _go_on_later(self):
+        self.resume()
+
+    cdef int look_later(self) except -1:
+        _reactor.call_later(5 * SHORTAGE_SECONDS, self.look)
+        return 0
+
+    cdef int _lent(self) except -1:
+        if shared_claim(&self._trimming, False, True):
+            _reactor.call_later(SEGMENT_SECONDS, self._trim_later)
+        return 0
+
+    def _trim_later(self):
+        self._trimming = False
+        if self.trim(parker_now() - <int64_t>(SEGMENT_SECONDS * 1e9)):
+            self._lent()
+
+    cdef int _all_sent(self) except -1:
+        link_close_out(self._link)
+        self._end()
+        return 0
+
+    # -- the end --
+
+    cdef int _end(self) except -1:
+        """Close the descriptors, once both directions are done with."""
+        cdef channel *c = self._channel
+        channel_incref(c)
+        # First, because a closed descriptor's number may be another's already.
+        if shared_claim(&self._registered, True, False):
+            _reactor.unregister(self._socket)
+            release_channel(c)
+        link_end(self._link, NULL)
+        release_channel(c)
+        return 0
+
+    cdef bint _bring_in(self, bint *believed) except -1:
+        """Bring what is left of the far side's messages into the inbox; False when another thread does."""
+        cdef void *items[CHUNK]
+        cdef size_t n, i, done = 0
+        cdef int outcome
+        cdef ring *inbox = &self.near().inbox
+        if not link_reserve_in(self._link):
+            with nogil:
+                pass
+            return False
+        link_taken_before(self._link, ring_length(inbox))
+        while True:
+            n = self.take_letters(items, CHUNK, True, &outcome)
+            for i in range(n):
+                ring_reserve(inbox, 1)
+                if ring_push(inbox, items[i]) < 0:
+                    raise MemoryError
+            if n < CHUNK:
+                break
+        believed[0] = outcome != LINK_CORRUPT
+        return True
+
+    cdef bint settle(self) except -1:
+        cdef bint believed
+        cdef channel *c = self._channel
+        if link_ended(self._link) or not (link_has_ended_there(self._link) or self.mischief is not None):
+            return False
+        channel_incref(c)
+        try:
+            if self._bring_in(&believed):
+                self._closing = True
+                own = link_claim(self._link, self._backlog)
+                close_channel(c, self._side ^ 1)
+                self._end()
+                if own or shared_claim(&self._stalled, True, False):
+                    # What is there goes nowhere any more.
+                    self.pump()
+        finally:
+            release_channel(c)
+        return True
+
+    cdef int close(self) except -1:
+        cdef bint believed
+        cdef channel *c = self._channel
+        if link_ended(self._link):
+            close_channel(c, self._side)
+            return 0
+        channel_incref(c)
+        try:
+            self._bring_in(&believed)
+            link_close_in(self._link)
+            self._closing = True
+            own = link_claim(self._link, self._backlog)
+            close_channel(c, self._side)
+            if own:
+                self.pump()
+        finally:
+            release_channel(c)
+        return 0
+
+    # -- leaving --
+
+    cdef tuple depart(self, uint32_t side):
+        """Return the state and the descriptors of this end, which goes to another process."""
+        cdef int ends[2]
+        cdef far_link *l = self._link
+        cdef ring *inbox = &self.near().inbox
+        cdef c_bool wake, shut
+        cdef PyObject *item
+        cdef Dispatch d
+        cdef list descriptors, arrived = [], waiting = []
+        self._own_the_pump()
+        if not link_reserve_in(l):
+            raise DataCloneError("this port can't be transferred: its other side has closed")
+        ring_close(inbox, &wake)
+        ring_close(self._backlog, &wake)
+        descriptors = []
+        letters = []
+        for queue in range(2):
+            while True:
+                item = <PyObject *>ring_pop(inbox if queue == 0 else self._backlog, &shut)
+                if item == NULL:
+                    break
+                tag, payload, own = letter_of(enveloped(item))
+                letters.append((queue, tag, payload, len(own)))
+                descriptors += own
+            if queue == 0 and self._held is not None:
+                tag, payload, own = letter_of(self._held)
+                letters.append((1, tag, payload, len(own)))
+                descriptors += own
+                self._held = None
+        begun = None
+        if self._dispatch is not None:
+            d = self._dispatch
+            begun = (d.tag, d.length, d.done, b"".join(d.parts), d.count, len(d.descriptors))
+            descriptors += [os.dup(fd) for fd in d.descriptors]
+            self._dispatch = None
+        segments = []
+        for i in range(LINK_SEGMENTS):
+            if l.incoming[i].descriptor >= 0:
+                segments.append(i)
+                descriptors.append(os.dup(l.incoming[i].descriptor))
+        came = [l.descriptors[i] for i in range(l.descriptor_count)]
+        l.descriptor_count = 0
+        descriptors += came
+        partial = None
+        if l.partial != NULL:
+            partial = (l.partial_size, (<char *>l.partial)[:l.partial_length], l.partial_tag if l.assembled else -1,
+                       l.partial_count)
+        capacity = inbox.capacity
+        number = l.side
+        if shared_claim(&self._registered, True, False):
+            _reactor.unregister(self._socket)
+            release_channel(self._channel)
+        link_end(l, ends)
+        state = marshal.dumps((number, capacity, letters, begun, segments, len(came), partial))
+        return state, [ends[0], ends[1], *descriptors]
+
+    cdef int continue_with(self, tuple begun) except -1:
+        """Have the pump go on with a message that another process has begun to send."""
+        tag, length, done, rest, count, descriptors = begun
+        cdef Dispatch d = dispatch_of(tag, [rest], descriptors, [Descriptor(fd) for fd in descriptors])
+        d.length, d.done, d.count = length, done, count
+        self._dispatch = d
+        return 0
+
+    cdef int _own_the_pump(self) except -1:
+        """Become the pump, when whoever is it has finished."""
+        end = monotonic() + 10
+        while not (link_claim(self._link, self._backlog) or shared_claim(&self._stalled, True, False)):
+            if link_ended(self._link):
+                raise DataCloneError("this port can't be transferred: its other side has closed")
+            if monotonic() > end:
+                raise DataCloneError("this port can't be transferred: a message that is being sent through it does not end")
+            sleep(0.0005)
+        return 0
+
+
+def depart(port):
+    """Detach a port for good; return a bytes object and the descriptors that make it again elsewhere.
+
+    The descriptors are the caller's.
+
+    :raises DataCloneError: for a port that is closed or detached, or of a channel that passes references.
+    :raises OSError: when there are no descriptors or no memory for a link.
+    """
+    cdef uint32_t side
+    cdef channel *c
+    cdef far_link *l
+    cdef int far[2]
+    cdef Far transport
+    cdef link_figures to_here, to_there
+    reserve_descriptors(4)
+    c = let_go(port, &side)
+    try:
+        if c.transport != NULL:
+            return (<Far>c.transport.owner).depart(side)
+        to_here = figures_of(&c.side[side ^ 1].inbox, True)
+        to_there = figures_of(&c.side[side].inbox, False)
+        l = link_new(far, &to_here, &to_there)
+        if l == NULL:
+            close_channel(c, side)
+            raise OSError(errno, f"no link for a port that is transferred: {os.strerror(errno)}")
+        state = marshal.dumps((1, c.side[side].inbox.capacity, [], None, [], 0, None))
+        transport = Far.connect(c, side ^ 1, l)
+        if c.closed_by != CHANNEL_OPEN:
+            # Closed in this moment: what was posted before arrives.
+            transport._closing = True
+        transport.begin()
+        return state, [far[0], far[1]]
+    finally:
+        release_channel(c)
+
+
+cdef link_figures figures_of(ring *queue, bint waits_here) noexcept:
+    cdef link_figures f
+    f.taken = ring_popped(queue)
+    f.published = ring_pushed(queue) if waits_here else f.taken
+    f.peak = ring_peak(queue)
+    return f
+
+
+def arrive(bytes state, list descriptors):
+    """Return the port that departed elsewhere. The descriptors are taken over.
+
+    :raises ValueError: for what is no such state.
+    :raises OSError: when the link can't be mapped.
+    """
+    cdef far_link *l = NULL
+    cdef channel *c = NULL
+    cdef Far transport
+    cdef link_segment incoming[8]
+    cdef int fifo[4096]
+    cdef link_figures f
+    cdef Letter letter
+    cdef ring *queue
+    cdef uint32_t near, i
+    cdef size_t capacity, waiting
+    cdef bytes part = b""
+    try:
+        number, capacity, letters, begun, segments, came, partial = marshal.loads(state)
+        near = number
+        if near > 1 or came > 4096:
+            raise ValueError("this is no state of a port")
+        l = link_attach(descriptors[0], descriptors[1], near)
+        if l == NULL:
+            raise OSError(errno, f"a port that came can't be attached: {os.strerror(errno)}")
+        del descriptors[:2]
+        c = channel_new(capacity, False)
+        if c == NULL:
+            raise MemoryError
+        backlog = []
+        for place, tag, payload, count in letters:
+            letter = Letter.make(tag, payload, descriptors[:count])
+            del descriptors[:count]
+            backlog.append((place, letter))
+        if begun is not None:
+            tag, length, done, rest, count, left = begun
+            begun = tag, length, done, rest, count, descriptors[:left]
+            del descriptors[:left]
+        for i in range(LINK_SEGMENTS):
+            incoming[i].address = NULL
+            incoming[i].descriptor = -1
+        for i in segments:
+            incoming[i].descriptor = descriptors.pop(0)
+        for i in range(came):
+            fifo[i] = descriptors.pop(0)
+        size, part, tag, count = partial or (0, b"", -1, 0)
+        if not link_restore(l, incoming, <char *>part, len(part), size, tag, count, fifo, came):
+            raise MemoryError
+        transport = Far.connect(c, near, l)
+        l = NULL
+        waiting = 0
+        for place, letter in backlog:
+            queue = &c.side[near if place == 0 else near ^ 1].inbox
+            if ring_push(queue, <void *>letter_item(letter)) < 0:
+                raise MemoryError
+            if place == 0:
+                ring_reserve(queue, 1)
+            waiting += place
+        if begun is not None:
+            transport.continue_with(begun)
+            waiting += 1
+        link_figures_out(transport._link, &f)
+        if capacity:
+            ring_reserve(transport._backlog, min(<size_t>(f.published - f.taken) + waiting, capacity))
+        port = take_hold(c, near)
+        transport.begin()
+        # The reference of the far side is nobody's: the reactor has its own.
+        release_channel(c)
+        return port
+    finally:
+        for fd in descriptors:
+            os.close(fd)
+
+
+def call_later(seconds, callback):
+    """Call `callback` in the reactor's thread, once so many seconds have passed."""
+    _reactor.call_later(seconds, callback)
+
+
+def flush():
+    """Wait until what was posted to other processes has been sent, or can't be."""
+    _reactor.flush()
+
+
+def linger():
+    """Wait until no port that other processes can post to has listeners here."""
+    _reactor.linger()
+
+
+set_travel(depart, arrive)

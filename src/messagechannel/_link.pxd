@@ -1,0 +1,64 @@
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from messagechannel._csrc cimport far_link, ring, shared_number
+from messagechannel._transport cimport Envelope, Sealed, Transport
+
+
+cdef class Letter(Sealed):
+    cdef uint8_t tag
+    cdef bytes payload
+    # File descriptors that came with it: owned.
+    cdef list descriptors
+    # Objects over segments that came with it.
+    cdef list memories
+
+    cdef tuple open(self)
+
+
+cdef class Dispatch:
+    cdef uint8_t tag
+    # What is left of the payload, and its whole length.
+    cdef list parts
+    cdef uint64_t length
+    cdef uint64_t done
+    # Descriptors that are still to be sent, how many there were, and who owns them.
+    cdef list descriptors
+    cdef uint32_t count
+    cdef list owners
+
+    cdef int snapshot(self) except -1
+
+
+cdef class Link(Transport):
+    cdef far_link *_link
+    # The far side's inbox.
+    cdef ring *_backlog
+    # The pump's: what it is sending, or what it could not begin with for want of memory or descriptors.
+    cdef Dispatch _dispatch
+    cdef Envelope _held
+    # The pump waits for room; whoever claims this goes on.
+    cdef shared_number _stalled
+    # The channel was closed: the pump ends the link when all is sent.
+    cdef shared_number _closing
+    # Why the far side is not believed any more.
+    cdef readonly str mischief
+
+    cpdef int pump(self) except -1
+    cdef int resume(self) except -1
+    cdef size_t take_letters(self, void **items, size_t limit, bint reserved, int *outcome) except? 0
+    cdef int _all_sent(self) except -1
+    cdef int _try_again(self) except -1
+    cdef int _lent(self) except -1
+    cpdef bint trim(self, int64_t before) except -1
+    cdef bint _send_descriptors(self) except -1
+    cdef bint _wait_for_room(self, int why) except -1
+    cdef int _go_on(self) except? -100
+    cdef bint _push(self, PyObject *item) except -1
+    cdef Dispatch _write_down(self, Envelope envelope)
+    cdef int _send_now(self, Envelope envelope) except -1
+
+
+cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors, list owners)
+cdef Envelope enveloped(PyObject *item)
+cdef PyObject *letter_item(Letter letter) except NULL

@@ -1,0 +1,762 @@
+# cython: language_level=3, binding=False, always_allow_keywords=False, freethreading_compatible=True
+# cython: subinterpreters_compatible=own_gil, embedsignature=True, embedsignature.format=clinic
+"""Link: messages on their way to and from another process, over the link in csrc/.
+
+An outgoing message is written into shared memory at once if it is small, there is room, and nothing waits before it.
+Else it goes to the backlog, a ring of the channel's, and the *pump* sends what is there as room comes. One thread at a
+time is the pump, and which one it is follows from the ring alone: the backlog is armed (csrc/ring.h) whenever nobody
+pumps, so whoever pushes, and is told to wake somebody, is the pump, until it has drained and armed the backlog. A pump
+that finds no room leaves its work with ``_stalled`` set, and whoever claims that is the next one: the thread that hears
+the other side's bell. Hence messages of one sender stay in order, and none waits for a pump that nobody is.
+
+An incoming message is taken straight out of shared memory. What is not an atom arrives as a :class:`Letter`, which is
+opened where the message is received, because that runs code of the message's own.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.errno cimport EMFILE, ENFILE, ENOMEM, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+import os
+import marshal
+
+from messagechannel._transfer import DataCloneError
+
+from messagechannel._clone cimport Serialized
+from messagechannel._csrc cimport (
+    LINK_CORRUPT, LINK_EMPTY, LINK_FIRST, LINK_FRAGMENT, LINK_GONE, LINK_LAST, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE,
+    LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link, link_arm_room, link_begin, link_claim,
+    link_decref, link_ended, link_figures, link_figures_in, link_figures_out, link_finish, link_id, link_is_reserved,
+    link_lend_segment, link_longest, link_message, link_next, link_piece, link_post_many, link_recall_segment,
+    link_send_descriptors, link_collect, link_taken_before, link_trim, link_write, ring, ring_arm, ring_length,
+    ring_pop, ring_push, shared_claim, shared_memory_map, shared_memory_new, shared_memory_unmap, shared_number, steal,
+)
+from messagechannel._transfer cimport Transfer
+from messagechannel._transport cimport (
+    Envelope, Figures, Sealed, Transport, discard, envelope_of, is_envelope, owned_item, unopened,
+)
+from messagechannel._wire cimport Descriptor, Memory, Parcel, pack, unpack
+
+
+cdef extern from "module_state.h":
+    pass
+
+
+cdef extern from "taken.h":
+    enum:
+        TAG_PICKLE
+        TAG_LETTER
+        TAG_ERROR
+    bint encode_atom(PyObject *o, link_piece *p) noexcept
+    object decode_atom(uint8_t tag, const unsigned char *payload, size_t length)
+    ctypedef struct letter_head:
+        uint32_t segments
+        uint32_t states
+    ctypedef struct letter_segment:
+        uint64_t size
+        uint32_t number
+        uint32_t is_new
+    ctypedef struct loan:
+        void *address
+        size_t size
+    ctypedef struct taken:
+        PyObject *object
+        int *descriptors
+        loan **loans
+        uint32_t count
+        uint32_t loan_count
+        int error
+        uint8_t tag
+    void end_loan(void *argument) noexcept
+    bint take_message(far_link *l, const link_message *m, taken *t) noexcept
+
+
+cdef extern from *:
+    """
+    static PyObject *raised_exception(void)
+    {
+    #if PY_VERSION_HEX >= 0x030C0000
+        return PyErr_GetRaisedException();
+    #else
+        PyObject *type, *value, *traceback;
+        PyErr_Fetch(&type, &value, &traceback);
+        PyErr_NormalizeException(&type, &value, &traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+        return value;
+    #endif
+    }
+    """
+    object raised_exception()
+
+
+cdef enum:
+    # Messages that are taken at once.
+    CHUNK = 64
+    # What is longer is not joined to one piece of memory before it is written.
+    SMALL = 16384
+    # A pair of sockets and a piece of memory, twice.
+    DESCRIPTORS_OF_A_PORT = 4
+
+# What may be better in a moment.
+_shortages = (EMFILE, ENFILE, ENOMEM)
+
+
+cdef PyObject *letter_item(Letter letter) except NULL:
+    """Return the owned queue item for a letter."""
+    cdef Envelope envelope = Envelope.__new__(Envelope)
+    envelope.data = letter
+    envelope.ports = ()
+    return owned_item(envelope)
+
+
+# ---- letters ----
+
+# How ports depart and arrive: set by the module that knows ports.
+_depart = _arrive = None
+
+
+def set_travel(depart, arrive):
+    """Have ports travel in letters.
+
+    ``depart(port)`` detaches a port for good and returns a bytes object and the descriptors to be sent with it, which
+    are the caller's; ``arrive(state, descriptors)`` makes the port of that, and takes the descriptors over.
+    """
+    global _depart, _arrive
+    _depart = depart
+    _arrive = arrive
+
+
+@cython.final
+cdef class Letter(Sealed):
+    """A message in the form that it has between processes, with what came with it. It is opened once, or sent on."""
+
+    @staticmethod
+    def make(uint8_t tag, bytes payload, list descriptors):
+        """Return the letter of what :func:`letter_of` returned in another process."""
+        cdef Letter self = Letter.__new__(Letter)
+        self.tag = tag
+        self.payload = payload
+        self.descriptors = descriptors
+        self.memories = []
+        return self
+
+    def as_tuple(self):
+        """Return the tag, the payload and the descriptors, which are the caller's from then on."""
+        descriptors, self.descriptors = self.descriptors, []
+        return self.tag, self.payload, descriptors
+
+    def __dealloc__(self):
+        close_all(self.descriptors)
+
+    cdef tuple open(self):
+        """Return the message and the ports that came with it."""
+        cdef letter_head head
+        cdef letter_segment segment
+        cdef size_t start, states_start, size = <size_t>len(self.payload)
+        cdef const unsigned char *content = <const unsigned char *>PyBytes_AS_STRING(self.payload)
+        cdef uint32_t i
+        if self.tag == TAG_PICKLE:
+            return unpack(self.payload, [], [], []), ()
+        if self.tag == TAG_ERROR:
+            raise DataCloneError(self.payload.decode())
+        if self.tag != TAG_LETTER:
+            return decode_atom(self.tag, content, size), ()
+        if size < sizeof(letter_head):
+            raise ValueError("the other process has written a letter without a head")
+        memcpy(&head, content, sizeof(letter_head))
+        states_start = sizeof(letter_head) + head.segments * sizeof(letter_segment)
+        start = states_start + head.states
+        if start > size:
+            raise ValueError("the other process has written a letter that is shorter than its head says")
+        descriptors, self.descriptors = self.descriptors, []
+        ports = []
+        try:
+            for i in range(<uint32_t>len(self.memories), head.segments):
+                # A letter that did not come by a link has segments of its own.
+                memcpy(&segment, content + sizeof(letter_head) + i * sizeof(letter_segment), sizeof(letter_segment))
+                self.memories.append(map_descriptor(descriptors.pop(0), segment.size))
+            for state, count in marshal.loads(self.payload[states_start:start]):
+                own, descriptors = descriptors[:count], descriptors[count:]
+                ports.append(_arrive(state, own))
+            own, descriptors = descriptors, []
+            return unpack(self.payload[start:], self.memories, own, ports), tuple(ports)
+        finally:
+            close_all(descriptors)
+
+
+cdef struct mapping:
+    void *address
+    size_t size
+
+
+cdef void end_mapping(void *argument) noexcept:
+    cdef mapping *m = <mapping *>argument
+    shared_memory_unmap(m.address, m.size)
+    PyMem_RawFree(m)
+
+
+cdef Memory map_descriptor(int fd, size_t size):
+    """Return the memory behind a descriptor, which is closed."""
+    cdef mapping *m = <mapping *>PyMem_RawMalloc(sizeof(mapping))
+    try:
+        m.size = size
+        m.address = shared_memory_map(fd, size)
+        if m.address == NULL:
+            error = errno
+            PyMem_RawFree(m)
+            raise OSError(error, os.strerror(error))
+        return Memory.adopt(m.address, size, end_mapping, m)
+    finally:
+        os.close(fd)
+
+
+cdef int close_all(list descriptors) except -1:
+    if descriptors:
+        for descriptor in descriptors:
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass
+    return 0
+
+
+@cython.final
+cdef class Dispatch:
+    """A message that is being sent: what is left of it."""
+
+    cdef int snapshot(self) except -1:
+        """Copy what the sender may change once it has been told that the message was posted."""
+        self.parts = [part if type(part) is bytes else bytes(part) for part in self.parts]
+        return 0
+
+
+cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors, list owners):
+    cdef Dispatch self = Dispatch.__new__(Dispatch)
+    self.tag = tag
+    self.parts = parts
+    for part in parts:
+        self.length += <uint64_t>len(part)
+    self.descriptors = descriptors
+    self.count = <uint32_t>len(descriptors)
+    self.owners = owners
+    return self
+
+
+cdef tuple write_down(object data, tuple ports, Link carrier):
+    """Return the tag of a message, the parts of its payload, its descriptors and a list of those who own them.
+
+    Large buffers go into segments of the link, or into memory of their own where there is none. The ports depart.
+
+    :raises OSError: when there is no memory or no descriptor for that; nothing has happened then.
+    """
+    cdef link_piece piece
+    cdef Parcel parcel
+    cdef letter_head head
+    cdef list states = [], descriptors = [], owners = []
+    if type(data) is Letter:
+        tag, payload, descriptors = (<Letter>data).as_tuple()
+        return tag, [payload], descriptors, [Descriptor(fd) for fd in descriptors]
+    if type(data) is Parcel:
+        parcel = <Parcel>data
+    elif type(data) is Serialized:
+        parcel = Parcel.of_serialized(data)
+        parcel.seal()
+    elif encode_atom(<PyObject *>data, &piece):
+        return piece.tag, [PyBytes_FromStringAndSize(
+            <char *>(&piece.value if piece.payload == NULL else piece.payload), <Py_ssize_t>piece.length)], [], []
+    else:
+        parcel = pack_with_ports(data, ports)
+    if is_plain(parcel):
+        return TAG_PICKLE, parcel.parts(), [], []
+    reserve_descriptors(DESCRIPTORS_OF_A_PORT * len(parcel.ports))
+    segments = write_segments(parcel.big, carrier, descriptors, owners)
+    for port in parcel.ports:
+        state, own = _depart(port)
+        states.append((state, len(own)))
+        descriptors += own
+        owners += [Descriptor(fd) for fd in own]
+    descriptors += [descriptor.fd for descriptor in parcel.descriptors]
+    owners.append(parcel)
+    marshalled = marshal.dumps(states)
+    head.segments = <uint32_t>len(parcel.big)
+    head.states = <uint32_t>len(marshalled)
+    front = PyBytes_FromStringAndSize(<char *>&head, sizeof(letter_head)) + segments + marshalled
+    return TAG_LETTER, [front, *parcel.parts()], descriptors, owners
+
+
+cdef bint is_plain(Parcel parcel) except -1:
+    """Tell whether nothing travels beside the payload."""
+    return not (parcel.big or parcel.descriptors or parcel.ports)
+
+
+cdef bytes write_segments(list buffers, Link carrier, list descriptors, list owners):
+    """Copy large buffers into segments, and return what a letter says of those."""
+    cdef letter_segment segment
+    cdef Py_buffer view
+    cdef void *address
+    cdef int descriptor, number
+    cdef bytes written = b""
+    cdef list numbers = []
+    try:
+        for buffer in buffers:
+            PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+            try:
+                number = lend(carrier, <size_t>view.len, &address, &descriptor)
+                segment.size = <uint64_t>view.len
+                segment.number = <uint32_t>number
+                segment.is_new = descriptor >= 0
+                numbers.append(number)
+                if descriptor >= 0:
+                    descriptors.append(descriptor)
+                    owners.append(Descriptor(descriptor))
+                with nogil:
+                    memcpy(address, view.buf, <size_t>view.len)
+                if number == <int>LINK_SEGMENTS:
+                    shared_memory_unmap(address, <size_t>view.len)
+            finally:
+                PyBuffer_Release(&view)
+            written += PyBytes_FromStringAndSize(<char *>&segment, sizeof(letter_segment))
+    except BaseException:
+        if carrier is not None:
+            for number in numbers:
+                link_recall_segment(carrier._link, number)
+        raise
+    if carrier is not None and numbers:
+        carrier._lent()
+    return written
+
+
+cdef int lend(Link carrier, size_t size, void **address, int *descriptor) except -1:
+    """Find memory for a large buffer; return the number of its segment."""
+    cdef int number = LINK_SEGMENTS
+    if carrier is not None:
+        number = link_lend_segment(carrier._link, size, address, descriptor)
+    else:
+        descriptor[0] = shared_memory_new(size)
+        address[0] = NULL if descriptor[0] < 0 else shared_memory_map(descriptor[0], size)
+        if address[0] == NULL:
+            number = -1
+    if number < 0:
+        raise OSError(errno, f"no shared memory for the {size} bytes of a buffer: {os.strerror(errno)}")
+    return number
+
+
+cdef Parcel pack_with_ports(object data, tuple ports):
+    """Pack a clone that was waiting in a queue, with the ports that came with it."""
+    cdef Transfer transfer = None
+    cdef Parcel parcel
+    if ports:
+        transfer = Transfer(ports)
+        transfer.received = list(ports)
+    parcel = pack(data, transfer)
+    parcel.seal()
+    return parcel
+
+
+def letter_of(Envelope envelope):
+    """Return the tag, the payload and the descriptors of a message that leaves with its port.
+
+    The descriptors are the caller's. A message that can't be written down arrives as a DataCloneError.
+    """
+    try:
+        tag, parts, descriptors, owners = write_down(envelope.data, envelope.ports, None)
+        return tag, b"".join(parts), [os.dup(fd) for fd in descriptors]
+    except Exception as error:
+        return TAG_ERROR, excuse(error), []
+
+
+cdef bytes excuse(object error):
+    return f"the message could not be sent on: {type(error).__name__}: {error}".encode(errors="replace")
+
+
+def reserve_descriptors(count):
+    """Make sure that this process can open so many more descriptors.
+
+    :raises OSError: when it can't.
+    """
+    descriptors = []
+    try:
+        if count:
+            descriptors.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        for _ in range(count - 1):
+            descriptors.append(os.dup(descriptors[0]))
+    except OSError as error:
+        raise OSError(error.errno, f"a transfer needs {count} descriptors for a moment: {error.strerror}; "
+                      "close some, or raise the limit (ulimit -n)") from None
+    finally:
+        close_all(descriptors)
+
+
+cdef Letter letter_taken(taken *t):
+    """Return the letter that was taken, and everything that came with it."""
+    cdef Letter letter = Letter.__new__(Letter)
+    cdef uint32_t i
+    letter.tag = t.tag
+    letter.payload = steal(t.object)
+    letter.memories = []
+    for i in range(t.loan_count):
+        letter.memories.append(Memory.adopt(t.loans[i].address, t.loans[i].size, end_loan, <void *>t.loans[i]))
+    letter.descriptors = [t.descriptors[i] for i in range(t.count)]
+    PyMem_RawFree(t.loans)
+    PyMem_RawFree(t.descriptors)
+    if t.error:
+        # With what it came with it can't be rebuilt any more.
+        letter.tag = TAG_ERROR
+        letter.payload = f"the message came with shared memory that can't be mapped here: {os.strerror(t.error)}".encode()
+    return letter
+
+
+# ---- the link ----
+
+cdef class Link(Transport):
+    """One end of a link. The module above says what is to be done when the far side is heard."""
+
+    def __dealloc__(self):
+        if self._link != NULL:
+            link_decref(self._link)
+
+    # -- sending --
+
+    cdef object pack(self, object message, Transfer transfer):
+        cdef Envelope envelope = Envelope.__new__(Envelope)
+        cdef Parcel parcel
+        cdef link_piece piece
+        envelope.ports = ()
+        if transfer is None and encode_atom(<PyObject *>message, &piece):
+            return message
+        parcel = pack(message, transfer)
+        envelope.data = parcel
+        reserve_descriptors((0 if transfer is None else DESCRIPTORS_OF_A_PORT * len(transfer.items)) + len(parcel.big))
+        return envelope
+
+    cdef int seal(self, Envelope envelope) except -1:
+        (<Parcel>envelope.data).seal()
+        return 0
+
+    cdef bint post(self, PyObject *item) except -1:
+        cdef link_piece piece
+        cdef int outcome
+        cdef Parcel parcel
+        cdef bytes joined
+        if not is_envelope(item):
+            if not encode_atom(item, &piece):
+                return self._push(item)
+        elif type(envelope_of(item).data) is Parcel:
+            parcel = <Parcel>envelope_of(item).data
+            if parcel.size > SMALL or not is_plain(parcel):
+                if link_claim(self._link, self._backlog):
+                    # Nobody else pumps, and nothing waits: the message goes as it is, uncopied.
+                    self._send_now(unopened(item))
+                    return not link_ended(self._link)
+                parcel.snapshot()
+                return self._push(item)
+            joined = b"".join(parcel.parts())
+            piece.tag = TAG_PICKLE
+            piece.payload = PyBytes_AS_STRING(joined)
+            piece.length = <size_t>PyBytes_GET_SIZE(joined)
+        else:
+            return self._push(item)
+        link_post_many(self._link, self._backlog, &piece, 1, &outcome)
+        if outcome == LINK_OK or outcome == LINK_GONE:
+            discard(item)
+            return outcome == LINK_OK
+        return self._push(item)
+
+    cdef bint _push(self, PyObject *item) except -1:
+        """Put an owned item behind all others."""
+        cdef int outcome = ring_push(self._backlog, item)
+        if outcome < 0:
+            discard(item)
+            if outcome == RING_NO_MEMORY:
+                raise MemoryError
+            return False
+        if outcome & RING_WAKE:
+            self.pump()
+        return True
+
+    cdef int _send_now(self, Envelope envelope) except -1:
+        """Send what is the first in line; this thread is the pump."""
+        try:
+            self._dispatch = self._write_down(envelope)
+        finally:
+            self.pump()
+        return 0
+
+    cdef size_t post_many(self, void **items, size_t n) except? 0:
+        cdef link_piece pieces[CHUNK]
+        cdef size_t posted = 0, now, i, some
+        cdef int outcome
+        while posted < n:
+            some = 0
+            while posted + some < n and some < CHUNK and not is_envelope(<PyObject *>items[posted + some]) \
+                    and encode_atom(<PyObject *>items[posted + some], &pieces[some]):
+                some += 1
+            now = 0
+            if some:
+                now = link_post_many(self._link, self._backlog, pieces, some, &outcome)
+                for i in range(now):
+                    discard(<PyObject *>items[posted + i])
+                posted += now
+            if now == 0:
+                posted += 1
+                if not self.post(<PyObject *>items[posted - 1]):
+                    # It was dropped: to the caller, none of the rest has gone.
+                    Py_INCREF(None)
+                    items[posted - 1] = <void *>None
+                    return posted - 1
+        return posted
+
+    cdef Dispatch _write_down(self, Envelope envelope):
+        """Return the dispatch of a message; one that can't be written down arrives as a DataCloneError.
+
+        :raises OSError: when there is no memory or no descriptor now.
+        :raises MemoryError: likewise.
+        """
+        try:
+            tag, parts, descriptors, owners = write_down(envelope.data, envelope.ports, self)
+        except Exception as error:
+            if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno in _shortages:
+                raise
+            return dispatch_of(TAG_ERROR, [excuse(error)], [], [])
+        return dispatch_of(tag, parts, descriptors, owners)
+
+    cpdef int pump(self) except -1:
+        """Send what is in the backlog, as far as there is room. This thread is the pump."""
+        cdef PyObject *item
+        cdef c_bool shut
+        cdef int outcome
+        cdef Envelope envelope
+        while True:
+            if link_ended(self._link):
+                self._dispatch = self._held = None
+            if self._dispatch is None:
+                envelope = self._held
+                if envelope is None:
+                    item = <PyObject *>ring_pop(self._backlog, &shut)
+                    if item == NULL:
+                        outcome = ring_arm(self._backlog)
+                        if outcome == RING_CLOSED or outcome == RING_ARMED and self._closing:
+                            self._all_sent()
+                        if outcome == RING_CLOSED or outcome == RING_ARMED:
+                            return 0
+                        continue
+                    if link_ended(self._link):
+                        discard(item)
+                        continue
+                    envelope = enveloped(item)
+                try:
+                    self._dispatch = self._write_down(envelope)
+                    self._held = None
+                except Exception:
+                    # For want of memory or descriptors.
+                    self._held = envelope
+                    self._stalled = True
+                    self._try_again()
+                    return 0
+            outcome = self._go_on()
+            if outcome == LINK_OK or outcome == LINK_GONE:
+                self._dispatch = None
+            elif not self._wait_for_room(outcome):
+                return 0
+
+    cdef int resume(self) except -1:
+        """Be the pump, if one is needed."""
+        if shared_claim(&self._stalled, True, False):
+            self.pump()
+        return 0
+
+    def is_sending(self):
+        """Tell whether messages wait here to be sent."""
+        return not link_ended(self._link) and (
+            self._dispatch is not None or self._held is not None or ring_length(self._backlog) > 0)
+
+    def sent(self):
+        """Return a number that grows with what is sent."""
+        cdef link_figures f
+        cdef Dispatch dispatch = self._dispatch
+        link_figures_out(self._link, &f)
+        return f.published + f.taken, 0 if dispatch is None else dispatch.done
+
+    cdef bint _wait_for_room(self, int why) except -1:
+        """Leave the pump to whoever hears that there is room; True when that was there already."""
+        self._dispatch.snapshot()
+        self._stalled = True
+        if why == LINK_TROUBLE:
+            # Descriptors, which the far side's socket has no room for.
+            self._try_again()
+            return False
+        if link_arm_room(self._link):
+            return False
+        return shared_claim(&self._stalled, True, False)
+
+    cdef int _go_on(self) except? -100:
+        """Write as much of the dispatch as there is room for: LINK_OK when that is all of it."""
+        cdef Dispatch d = self._dispatch
+        cdef Py_buffer view
+        cdef int64_t written
+        cdef uint64_t left
+        cdef bint whole = d.done == 0 and d.length <= link_longest(self._link)
+        cdef bint ends
+        cdef uint8_t kind
+        cdef char *start
+        if whole and len(d.parts) != 1:
+            d.parts = [b"".join(d.parts)]
+        while True:
+            part = d.parts[0]
+            PyObject_GetBuffer(part, &view, PyBUF_SIMPLE)
+            try:
+                left = d.length - d.done
+                ends = len(d.parts) == 1 and (whole or <size_t>view.len <= link_longest(self._link))
+                if ends and d.descriptors and not self._send_descriptors():
+                    return LINK_GONE if link_ended(self._link) else LINK_TROUBLE
+                kind = LINK_WHOLE if whole else LINK_FIRST if d.done == 0 else LINK_LAST if ends else LINK_FRAGMENT
+                if d.done == 0 and view.len == 0 and not whole:
+                    written = 0
+                else:
+                    written = link_write(self._link, kind, d.tag, <uint16_t>d.count, &d.length if kind == LINK_FIRST
+                                         else NULL, view.buf, <size_t>view.len, ends)
+                if written < 0:
+                    return <int>written
+                d.done += <uint64_t>written
+                start = <char *>view.buf
+                rest = None
+                if written < view.len:
+                    rest = memoryview(part).cast("B")[written:] if type(part) is not memoryview else part[written:]
+            finally:
+                PyBuffer_Release(&view)
+            if rest is not None:
+                d.parts[0] = rest
+            elif ends:
+                return LINK_OK
+            else:
+                del d.parts[0]
+
+    cdef bint _send_descriptors(self) except -1:
+        """Send the descriptors of the dispatch; False when not all of them could be sent now."""
+        cdef Dispatch d = self._dispatch
+        cdef size_t n = <size_t>len(d.descriptors), sent, i
+        cdef int *numbers = <int *>PyMem_RawMalloc(n * sizeof(int))
+        if numbers == NULL:
+            raise MemoryError
+        for i in range(n):
+            numbers[i] = d.descriptors[i]
+        sent = link_send_descriptors(self._link, numbers, n)
+        PyMem_RawFree(numbers)
+        del d.descriptors[:sent]
+        if sent == n:
+            d.owners = None
+        return sent == n
+
+    cpdef bint trim(self, int64_t before) except -1:
+        """Give back the memory of segments that were not used since `before`; True when one is left."""
+        cdef bint left = True
+        if link_ended(self._link):
+            return False
+        if link_claim(self._link, self._backlog):
+            left = link_trim(self._link, before)
+            self.pump()
+        return left
+
+    # What the module above does.
+
+    cdef int _all_sent(self) except -1:
+        """Nothing more will be sent."""
+        return 0
+
+    cdef int _try_again(self) except -1:
+        """Have :meth:`resume` called in a moment."""
+        return 0
+
+    cdef int _lent(self) except -1:
+        """Have :meth:`trim` called in a while."""
+        return 0
+
+    # -- room and figures --
+
+    cdef size_t collect(self) noexcept:
+        return <size_t>link_collect(self._link)
+
+    cdef bint arm_room(self) noexcept:
+        return link_arm_room(self._link)
+
+    cdef bint is_other_end(self, Transport other) noexcept:
+        return isinstance(other, Link) and link_id(self._link) == link_id((<Link>other)._link)
+
+    cdef void figures(self, Figures *incoming, Figures *outgoing) noexcept:
+        cdef link_figures f
+        link_figures_in(self._link, &f)
+        incoming.posted, incoming.taken, incoming.peak = f.published, f.taken, f.peak
+        link_figures_out(self._link, &f)
+        outgoing.posted, outgoing.taken, outgoing.peak = f.published, f.taken, f.peak
+        outgoing.posted += ring_length(self._backlog) + (self._dispatch is not None or self._held is not None)
+
+    # -- receiving --
+
+    cdef void taken_before(self, size_t n) noexcept:
+        if n:
+            link_taken_before(self._link, n)
+
+    cdef size_t take_many(self, void **items, size_t limit) except? 0:
+        cdef int outcome
+        return self.take_letters(items, limit, False, &outcome)
+
+    cdef size_t take_letters(self, void **items, size_t limit, bint reserved, int *outcome) except? 0:
+        """Take up to `limit` items; *outcome tells why there are no more.
+
+        Once somebody has reserved all that is left, only he gets any.
+        """
+        cdef link_message m
+        cdef taken messages[CHUNK]
+        cdef size_t n = 0, i
+        cdef int error = 0
+        cdef object failure = None
+        limit = min(limit, <size_t>CHUNK)
+        outcome[0] = LINK_OK
+        # Nothing in here may run code of anybody's: no object is made that the garbage collector knows.
+        link_begin(self._link)
+        if link_is_reserved(self._link) and not reserved:
+            outcome[0] = LINK_EMPTY
+        while n < limit and outcome[0] == LINK_OK:
+            outcome[0] = link_next(self._link, &m)
+            if outcome[0] != LINK_OK:
+                error = errno
+            elif take_message(self._link, &m, &messages[n]):
+                n += 1
+            else:
+                break
+        link_finish(self._link)
+        if outcome[0] == LINK_OK and n < limit:
+            failure = raised_exception()
+            outcome[0] = LINK_TROUBLE if isinstance(failure, MemoryError) else LINK_CORRUPT
+        elif outcome[0] == LINK_TROUBLE:
+            failure = MemoryError() if error == ENOMEM else OSError(
+                error, f"the next message came with descriptors, for which there is no room here: {os.strerror(error)}; "
+                "close some, or raise the limit (ulimit -n), and receive again")
+        if outcome[0] == LINK_CORRUPT and self.mischief is None:
+            self.mischief = "the other process has written what is no message" if failure is None else str(failure)
+        for i in range(n):
+            if messages[i].tag < TAG_PICKLE:
+                items[i] = <void *>messages[i].object
+            else:
+                items[i] = <void *>letter_item(letter_taken(&messages[i]))
+        if n == 0 and outcome[0] == LINK_TROUBLE:
+            raise failure
+        return n
+
+
+cdef Envelope enveloped(PyObject *item):
+    """Return the Envelope that is an owned queue item, or one for the message that it is."""
+    cdef Envelope envelope
+    if is_envelope(item):
+        return unopened(item)
+    envelope = Envelope.__new__(Envelope)
+    envelope.data = steal(item)
+    envelope.ports = ()
+    return envelope

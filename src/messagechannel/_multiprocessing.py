@@ -1,0 +1,155 @@
+"""Ports where multiprocessing passes its Connections: arguments of processes, Pipes, Queues.
+
+There a port is transferred, as in a transfer list: the other process has it afterwards, and here it is detached. Its
+pickles are for multiprocessing's own pickler alone, because they are good for one reading by another process of this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+
+from messagechannel._core import MessagePort, set_reduction
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from multiprocessing.process import BaseProcess
+    from types import FrameType
+    from typing import Any
+
+# How often, in seconds, and for how long to look whether a process that was given descriptors has been started.
+_LOOK_SECONDS = 0.002
+_PATIENCE_SECONDS = 60.0
+
+
+def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
+    """Return what multiprocessing's pickler pickles in place of a port, which is detached."""
+    from multiprocessing import context, reduction
+
+    from messagechannel._far import depart
+
+    state, descriptors = depart(port)
+    duplicates = [reduction.DupFd(descriptor) for descriptor in descriptors]
+    spawning = context.get_spawning_popen()
+    if spawning is None:
+        # DupFd has made duplicates of its own.
+        close_all(descriptors)
+    else:
+        # It has made a note of their numbers, and passes them to the process that is being started.
+        _close_when_started(spawning, descriptors, _PATIENCE_SECONDS)
+    return _arrive, (state, duplicates)
+
+
+def _arrive(state: bytes, duplicates: list[Any]) -> MessagePort[Any]:
+    from messagechannel._far import arrive
+
+    return arrive(state, [duplicate.detach() for duplicate in duplicates])
+
+
+def close_all(descriptors: list[int]) -> None:
+    """Close descriptors."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _close_when_started(spawning: Any, descriptors: list[int], patience: float) -> None:
+    # As long as they are open here, the death of the process that gets them is not noticed.
+    from messagechannel._far import call_later
+
+    if hasattr(spawning, "pid") or patience <= 0:
+        close_all(descriptors)
+    else:
+        call_later(_LOOK_SECONDS, partial(_close_when_started, spawning, descriptors, patience - _LOOK_SECONDS))
+
+
+# ---- processes that are forked ----
+
+# Nothing is pickled for those: they get the very objects that were given to them. So ports among these depart before the
+# fork, and arrive in the child in their places.
+_departed: list[tuple[BaseProcess, dict[int, Any], dict[int, tuple[bytes, list[int]]]]] = []
+
+
+def _find_ports(value: object, found: dict[int, MessagePort[Any]]) -> None:
+    if type(value) is MessagePort:
+        found[id(value)] = value
+    elif type(value) in (tuple, list):
+        for item in value:  # type: ignore[attr-defined]
+            _find_ports(item, found)
+    elif type(value) is dict:
+        for item in value.values():
+            _find_ports(item, found)
+
+
+def _replaced(value: Any, ports: dict[int, MessagePort[Any]]) -> Any:
+    if type(value) is MessagePort:
+        return ports.get(id(value), value)
+    if type(value) in (tuple, list):
+        return type(value)(_replaced(item, ports) for item in value)
+    if type(value) is dict:
+        return {key: _replaced(item, ports) for key, item in value.items()}
+    return value
+
+
+def _forking_process() -> BaseProcess | None:
+    """Return the multiprocessing.Process for which this thread is about to fork."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__") == "multiprocessing.popen_fork" and "process_obj" in frame.f_locals:
+            process: BaseProcess = frame.f_locals["process_obj"]
+            return process
+        frame = frame.f_back
+    return None
+
+
+def _before_fork() -> None:
+    if "multiprocessing.popen_fork" not in sys.modules:
+        return
+    process: Any = _forking_process()
+    found: dict[int, MessagePort[Any]] = {}
+    if process is None:
+        return
+    _find_ports((getattr(process, "_args", ()), getattr(process, "_kwargs", {})), found)
+    if found:
+        from messagechannel._far import depart
+
+        states = {key: depart(port) for key, port in found.items() if not port.closed}
+        _departed.append((process, found, states))
+
+
+def _after_fork_in_parent() -> None:
+    if _departed:
+        for _, descriptors in _departed.pop()[2].values():
+            close_all(descriptors)
+
+
+def _after_fork_in_child() -> None:
+    if _departed:
+        from messagechannel._far import arrive
+
+        process: Any
+        process, _, states = _departed.pop()
+        ports = {key: arrive(*state) for key, state in states.items()}
+        process._args = _replaced(process._args, ports)
+        process._kwargs = _replaced(process._kwargs, ports)
+
+
+def after_fork_in_child(forget: Callable[[], object]) -> None:
+    """Have `forget` called in forked children, before the ports arrive there that were given to them."""
+    _forgetters.append(forget)
+
+
+_forgetters: list[Callable[[], object]] = []
+
+
+def _in_child() -> None:
+    for forget in _forgetters:
+        forget()
+    _after_fork_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_in_child)
+
+set_reduction(_reduce)

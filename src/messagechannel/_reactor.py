@@ -1,0 +1,212 @@
+"""The one thread of a process that hears the bells of other processes.
+
+It sleeps until a socket has something, and calls whoever registered it. It knows nothing of ports or links. Whoever waits
+for a message of another process is woken by way of this thread, and so is a listener; who finds messages there takes them
+without it.
+"""
+
+from __future__ import annotations
+
+from _thread import RLock, allocate_lock
+from heapq import heappop, heappush
+from itertools import count
+from time import monotonic, sleep
+
+from messagechannel._context import SETTLE_SECONDS, register_exit, settle, threads_may_stay
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import selectors
+    import socket
+    from collections.abc import Callable
+    from typing import Any, Protocol
+
+    class Source(Protocol):
+        """What is called when its socket has something."""
+
+        def heard(self) -> float | None:
+            """Hear what there is; return after how many seconds to look again if some of it had to stay, or None."""
+
+        def is_sending(self) -> bool:
+            """Tell whether messages wait here to be sent."""
+
+        def is_listening(self) -> bool:
+            """Tell whether somebody listens for what comes there."""
+
+        def sent(self) -> object:
+            """Return something that changes with what is sent."""
+
+
+# How long interpreter exit waits while no message at all can be sent on, in seconds.
+EXIT_PATIENCE = 5.0
+
+# How often a process that has nothing left to do looks whether somebody listens there, in seconds.
+LINGER_SECONDS = 0.5
+
+
+def call(function: Callable[[], Any]) -> Any:
+    """Call a function; what it raises must not end the thread."""
+    try:
+        return function()
+    except Exception as error:
+        import threading
+
+        threading.excepthook(
+            threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
+        )
+        return None
+
+
+class Reactor:
+    """Calls ``source.heard()`` when the socket that it is registered with has something."""
+
+    def __init__(self) -> None:
+        # Reentrant: the garbage collector may unregister a source at any moment.
+        self._lock = RLock()
+        self._sources: dict[int, Source] = {}
+        self._later: list[tuple[float, int, Callable[[], object]]] = []
+        self._numbers = count()
+        self._selector: selectors.BaseSelector | None = None
+        # Released when a source goes.
+        self._lingers = allocate_lock()
+        self._ended = False
+        self._exit_registered = False
+
+    def register(self, descriptor: int, source: Source) -> None:
+        """Call ``source.heard()`` in the reactor's thread, now and whenever the socket has something.
+
+        :raises OSError: when there are no descriptors or no memory for that.
+        :raises RuntimeError: when no thread can be started any more.
+        """
+        with self._lock:
+            selector = self._selector or self._start()
+            import selectors
+
+            selector.register(descriptor, selectors.EVENT_READ, source)
+            self._sources[descriptor] = source
+
+    def unregister(self, descriptor: int) -> None:
+        """Forget a socket, before it is closed."""
+        with self._lock:
+            if self._sources.pop(descriptor, None) is not None and self._selector is not None:
+                self._selector.unregister(descriptor)
+        if self._lingers.locked():
+            self._lingers.release()
+
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
+        """Call `callback` in the reactor's thread, once so many seconds have passed."""
+        with self._lock:
+            if self._selector is None:
+                self._start()
+            heappush(self._later, (monotonic() + seconds, next(self._numbers), callback))
+        self._ring()
+
+    def flush(self) -> None:
+        """Wait until all messages were sent that wait for room; give up when none could be for EXIT_PATIENCE seconds."""
+        end = monotonic() + EXIT_PATIENCE
+        before = None
+        while monotonic() < end:
+            with self._lock:
+                sending = [source for source in self._sources.values() if source.is_sending()]
+            if not sending:
+                return
+            progress = [source.sent() for source in sending]
+            if progress != before:
+                before = progress
+                end = monotonic() + EXIT_PATIENCE
+            sleep(0.002)
+
+    def linger(self) -> None:
+        """Wait until nobody listens for anything any more."""
+        while any(source.is_listening() for source in list(self._sources.values())):
+            # Somebody may also just have stopped listening, of which nobody tells.
+            self._lingers.acquire(timeout=LINGER_SECONDS)
+
+    def _start(self) -> selectors.BaseSelector:
+        import selectors
+        import socket
+        import threading
+
+        selector = selectors.DefaultSelector()
+        self._bell, self._hears = socket.socketpair()
+        self._bell.setblocking(False)
+        self._hears.setblocking(False)
+        selector.register(self._hears, selectors.EVENT_READ, None)
+        daemon = threads_may_stay()
+        self._selector = selector
+        try:
+            if not self._exit_registered:
+                register_exit(self.flush if daemon else self._end)
+                self._exit_registered = True
+            threading.Thread(target=self._run, args=(selector,), name="messagechannel-reactor", daemon=daemon).start()
+        except BaseException:
+            self._selector = None
+            selector.close()
+            self._bell.close()
+            self._hears.close()
+            raise
+        return selector
+
+    def _run(self, selector: selectors.BaseSelector) -> None:
+        while not self._ended:
+            for key, _ in selector.select(self._timeout()):
+                if key.data is None:
+                    self._hush()
+                else:
+                    self._hear(key.data)
+            for callback in self._due():
+                call(callback)
+            settle()
+
+    def _hear(self, source: Source) -> None:
+        again = call(source.heard)
+        if again is not None:
+            # What had to stay keeps the socket ready: it is left alone for a while.
+            sleep(again)
+
+    def _timeout(self) -> float | None:
+        with self._lock:
+            until = self._later[0][0] - monotonic() if self._later else None
+        if SETTLE_SECONDS is None:
+            return until
+        return SETTLE_SECONDS if until is None else min(until, SETTLE_SECONDS)
+
+    def _due(self) -> list[Callable[[], object]]:
+        due = []
+        with self._lock:
+            now = monotonic()
+            while self._later and self._later[0][0] <= now:
+                due.append(heappop(self._later)[2])
+        return due
+
+    def _ring(self) -> None:
+        try:
+            self._bell.send(b"b")
+        except OSError:
+            # Full, so that it is heard anyway.
+            pass
+
+    def _hush(self) -> None:
+        try:
+            while self._hears.recv(4096):
+                pass
+        except OSError:
+            pass
+
+    def _end(self) -> None:
+        self.flush()
+        self._ended = True
+        self._ring()
+
+    def forget(self) -> list[Source]:
+        """In a forked child: drop everything, which is the parent's; return the sources."""
+        sources = list(self._sources.values())
+        selector = self._selector
+        if selector is not None:
+            selector.close()
+            self._bell.close()
+            self._hears.close()
+        exit_registered = self._exit_registered
+        self.__init__()  # type: ignore[misc]
+        self._exit_registered = exit_registered
+        return sources

@@ -1,0 +1,54 @@
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t, uintptr_t
+
+from messagechannel._transfer cimport Transfer
+
+
+cdef class Sealed:
+    cdef tuple open(self)
+
+
+cdef class Envelope:
+    # The message; or a Serialized or Sealed one that it is to be rebuilt from.
+    cdef object data
+    cdef tuple ports
+
+    cdef object open(self)
+
+
+cdef inline bint is_envelope(PyObject *item) noexcept:
+    return <uintptr_t>item & 1
+
+
+cdef inline Envelope envelope_of(PyObject *item):
+    return <Envelope>(<PyObject *>(<uintptr_t>item & ~<uintptr_t>1))
+
+
+cdef void discard(PyObject *item) noexcept
+cdef object open_item(PyObject *item)
+cdef Envelope unopened(PyObject *item)
+cdef PyObject *owned_item(object message) noexcept
+
+
+# Messages that were ever posted into one direction and taken out of it, and the most that waited.
+cdef struct Figures:
+    uint64_t posted
+    uint64_t taken
+    uint64_t peak
+
+
+cdef class Transport:
+    cdef object pack(self, object message, Transfer transfer)
+    cdef bint post(self, PyObject *item) except -1
+    cdef size_t post_many(self, void **items, size_t n) except? 0
+    cdef int pump(self) except -1
+    cdef int seal(self, Envelope envelope) except -1
+    cdef bint is_other_end(self, Transport other) noexcept
+    cdef size_t take_many(self, void **items, size_t limit) except? 0
+    cdef bint settle(self) except -1
+    cdef int look_later(self) except -1
+    cdef void taken_before(self, size_t n) noexcept
+    cdef size_t collect(self) noexcept
+    cdef bint arm_room(self) noexcept
+    cdef void figures(self, Figures *incoming, Figures *outgoing) noexcept
+    cdef int close(self) except -1

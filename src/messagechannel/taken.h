@@ -1,0 +1,105 @@
+/* A message that was taken out of shared memory, before there are objects for what came with it. */
+#ifndef MESSAGECHANNEL_TAKEN_H
+#define MESSAGECHANNEL_TAKEN_H
+
+#include <Python.h>
+#include <errno.h>
+#include <unistd.h>
+
+#include "atoms.h"
+
+/* What stands in front of a letter's parcel: the head, the segments, what is told of the ports. */
+typedef struct letter_head {
+    uint32_t segments;
+    uint32_t states; /* bytes */
+} letter_head;
+
+typedef struct letter_segment {
+    uint64_t size;
+    uint32_t number;
+    uint32_t is_new; /* a descriptor comes with it */
+} letter_segment;
+
+/* A segment that was borrowed for an object; given back by end_loan. */
+typedef struct loan {
+    far_link *lender;
+    unsigned number;
+    void *address;
+    size_t size, mapped;
+} loan;
+
+typedef struct taken {
+    PyObject *object; /* the atom, or the payload as bytes */
+    int *descriptors; /* count of them; PyMem_RawFree */
+    loan **loans;     /* likewise */
+    uint32_t count, loan_count;
+    int error;        /* why the loans are incomplete, or 0 */
+    uint8_t tag;
+} taken;
+
+static void end_loan(void *argument)
+{
+    loan *l = argument;
+    link_return_segment(l->lender, l->number, l->address, l->mapped);
+    PyMem_RawFree(l);
+}
+
+/* Borrows the segments of the letter that was just taken. Descriptors that go to them leave t->descriptors. */
+static void borrow_segments(far_link *l, taken *t)
+{
+    const unsigned char *payload = (const unsigned char *)PyBytes_AS_STRING(t->object);
+    size_t length = (size_t)PyBytes_GET_SIZE(t->object);
+    uint32_t used = 0;
+    letter_head head;
+    if (t->tag != TAG_LETTER || length < sizeof head)
+        return;
+    memcpy(&head, payload, sizeof head);
+    if (head.segments > (length - sizeof head) / sizeof(letter_segment))
+        return;
+    t->loans = PyMem_RawCalloc(head.segments + 1, sizeof *t->loans);
+    for (uint32_t i = 0; t->loans && i < head.segments && !t->error; i++) {
+        letter_segment s;
+        loan *one = PyMem_RawMalloc(sizeof *one);
+        memcpy(&s, payload + sizeof head + i * sizeof s, sizeof s);
+        if (!one || (s.is_new && used == t->count) || s.size > PTRDIFF_MAX) {
+            t->error = one ? EPROTO : ENOMEM;
+        } else {
+            int descriptor = s.is_new ? t->descriptors[used] : -1;
+            *one = (loan){.lender = l, .number = s.number, .size = (size_t)s.size};
+            one->address = link_borrow_segment(l, s.number, (size_t)s.size, descriptor, &one->mapped);
+            if (!one->address)
+                t->error = errno;
+            else
+                used += s.is_new != 0;
+        }
+        if (t->error)
+            PyMem_RawFree(one);
+        else
+            t->loans[t->loan_count++] = one;
+    }
+    if (!t->loans)
+        t->error = ENOMEM;
+    t->count -= used;
+    memmove(t->descriptors, t->descriptors + used, t->count * sizeof(int));
+}
+
+/* Takes a message. False, with an exception set, and it stays: no memory, or a record that is no message. */
+static int take_message(far_link *l, const link_message *m, taken *t)
+{
+    *t = (taken){.count = m->count, .tag = m->tag};
+    t->object = decode_atom(m->tag, m->payload, m->length);
+    if (t->object && m->count) {
+        t->descriptors = PyMem_RawMalloc(m->count * sizeof(int));
+        if (!t->descriptors) {
+            PyErr_NoMemory();
+            Py_CLEAR(t->object);
+        }
+    }
+    if (!t->object)
+        return 0;
+    link_take(l, m, t->descriptors);
+    borrow_segments(l, t);
+    return 1;
+}
+
+#endif
