@@ -401,6 +401,10 @@ bool link_arm_room(far_link *l)
 {
     spin_acquire(&l->writing);
     bool armed = !link_ended(l) && byte_ring_arm_producer(&l->out);
+    /* Lest the next call finds the same again: what it waits for may be something else than room for bytes. A head that
+       can't be is as good as none. */
+    if (!armed && !link_ended(l) && byte_ring_look_at_head(&l->out) < 0)
+        l->dead = true;
     spin_release(&l->writing);
     return armed;
 }

@@ -10,7 +10,8 @@ import weakref
 
 import pytest
 
-from messagechannel import ChannelClosedError, MessageChannel
+from ends import MessageChannel
+from messagechannel import ChannelClosedError
 
 
 def run_threads(*targets):

@@ -10,8 +10,9 @@ import weakref
 
 import pytest
 
+from ends import MessageChannel
 from loops import ASYNCIO_LOOPS, GUARD, Collector, Unraisable, in_thread, new_loop, run
-from messagechannel import MessageChannel, MessageEvent
+from messagechannel import MessageEvent
 
 pytestmark = pytest.mark.parametrize("loop_name", ASYNCIO_LOOPS)
 

@@ -6,8 +6,9 @@ import weakref
 
 import pytest
 
+from ends import MessageChannel
 from loops import GUARD, Collector, Unraisable, in_thread
-from messagechannel import MessageChannel, MessageEvent
+from messagechannel import MessageEvent
 
 
 def settle():

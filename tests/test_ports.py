@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from messagechannel import ChannelClosedError, DataCloneError, MessageChannel, MessagePort, PortStatistics, wait
+from ends import MessageChannel
+from messagechannel import ChannelClosedError, DataCloneError, MessagePort, PortStatistics, wait
 
 
 def fill(port, n):

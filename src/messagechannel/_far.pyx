@@ -30,8 +30,8 @@ from messagechannel._transfer import DataCloneError
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, LINK_CORRUPT, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref, channel_new, endpoint, endpoint_offer_room,
-    endpoint_wake, far_link, link_attach, link_claim, link_close_in, link_close_out, link_end, link_ended, link_figures,
-    link_figures_in, link_figures_out, link_has_ended_there, link_has_news, link_hear, link_incref, link_new,
+    endpoint_wake, endpoint_wake_all, far_link, link_attach, link_claim, link_close_in, link_close_out, link_end, link_ended, link_figures,
+    link_figures_in, link_figures_out, link_has_ended_there, link_has_news, link_hear, link_incref, link_is_deaf, link_new,
     link_reserve_in, link_restore, link_segment, link_taken_before, parker_now, ring, ring_close, ring_disarm,
     ring_length, ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve, ring_return_room, shared_claim,
     shared_number, spin_acquire, spin_release, transport,
@@ -143,6 +143,8 @@ cdef class Far(Link):
         if far_inbox.inbox.bounded:
             ring_return_room(&far_inbox.inbox, self.collect())
             tell(endpoint_offer_room(far_inbox))
+            if link_is_deaf(self._link):
+                tell(endpoint_wake_all(far_inbox, NULL))
         self.resume()
         if link_has_ended_there(self._link):
             self.settle()

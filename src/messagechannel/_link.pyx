@@ -32,7 +32,7 @@ from messagechannel._clone cimport Serialized
 from messagechannel._csrc cimport (
     LINK_CORRUPT, LINK_EMPTY, LINK_FIRST, LINK_FRAGMENT, LINK_GONE, LINK_LAST, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE,
     LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link, link_arm_room, link_begin, link_claim,
-    link_decref, link_ended, link_figures, link_figures_in, link_figures_out, link_finish, link_id, link_is_reserved,
+    link_decref, link_ended, link_figures, link_figures_in, link_figures_out, link_finish, link_id, link_is_deaf, link_is_reserved,
     link_lend_segment, link_longest, link_message, link_next, link_piece, link_post_many, link_recall_segment,
     link_send_descriptors, link_collect, link_taken_before, link_trim, link_write, ring, ring_arm, ring_length,
     ring_pop, ring_push, shared_claim, shared_memory_map, shared_memory_new, shared_memory_unmap, shared_number, steal,
@@ -685,6 +685,9 @@ cdef class Link(Transport):
 
     cdef bint arm_room(self) noexcept:
         return link_arm_room(self._link)
+
+    cdef bint is_deaf(self) noexcept:
+        return link_is_deaf(self._link)
 
     cdef bint is_other_end(self, Transport other) noexcept:
         return isinstance(other, Link) and link_id(self._link) == link_id((<Link>other)._link)
