@@ -80,7 +80,10 @@ static bool has_room(const transport *t)
 static int64_t length(const transport *t)
 {
     const far_link *l = (const far_link *)t;
-    return link_ended(l) ? -1 : (int64_t)link_waiting(l);
+    if (link_ended(l) || l->reserved)
+        return -1;
+    uint64_t waiting = link_waiting(l);
+    return waiting == 0 && l->assembled ? 1 : (int64_t)waiting;
 }
 
 static void release_transport(transport *t)

@@ -119,7 +119,7 @@ typedef struct far_link {
     unsigned char *partial;
     uint64_t partial_size, partial_length;
     /* It is all here, and these are of its last record. */
-    bool assembled;
+    _Atomic(bool) assembled;
     uint8_t partial_tag;
     uint16_t partial_count;
     /* Descriptors that came and whose record was not taken yet, oldest first. */
@@ -130,7 +130,7 @@ typedef struct far_link {
     /* Taken since link_begin, and a message that was assembled and taken. */
     uint64_t taken;
     unsigned char *spent;
-    bool reserved;
+    _Atomic(bool) reserved;
     link_segment incoming[LINK_SEGMENTS];
 } far_link;
 

@@ -559,7 +559,8 @@ cdef class MessagePort(EventTarget):
                 self.transport().figures(&incoming, &outgoing)
                 figures.posted = outgoing.posted
                 figures.received = incoming.taken
-                figures.peak = incoming.peak
+                # It grows when somebody looks.
+                figures.peak = max(<size_t>incoming.peak, figures.waiting)
             else:
                 figures.posted = ring_pushed(&self.outbox().inbox)
                 figures.received = ring_popped(queue)

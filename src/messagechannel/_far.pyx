@@ -29,11 +29,12 @@ from messagechannel._csrc cimport (
     CHANNEL_OPEN, LINK_CORRUPT, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
     channel_new, endpoint, endpoint_offer_room, endpoint_wake, endpoint_wake_all, far_link, link_attach, link_claim, link_close_in,
     link_close_out, link_end, link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news,
-    link_hear, link_decref, link_incref, link_is_deaf, link_new, link_reserve_in, link_restore, link_segment, link_set_figures, link_taken_before, parker_now, ring,
+    link_hear, link_decref, link_incref, link_is_deaf, link_is_reserved, link_new, link_reserve_in, link_restore, link_segment, link_set_figures, link_taken_before, parker_now, ring,
     ring_close, ring_disarm, ring_length, ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve,
     ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
 )
 from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
+from messagechannel._transport cimport Figures, discard
 from messagechannel._wire cimport Descriptor
 
 
@@ -313,7 +314,10 @@ cdef class Far(Link):
     # -- leaving --
 
     cdef tuple depart(self):
-        """Return the state and the descriptors of this end, which goes to another process."""
+        """Return the state and the descriptors of this end, which goes to another process.
+
+        None: the other side has closed, and everything that is left is in the inbox, or will be in a moment.
+        """
         cdef int ends[2]
         cdef far_link *link = self._link
         cdef ring *inbox = &self.near().inbox
@@ -321,9 +325,9 @@ cdef class Far(Link):
         cdef PyObject *item
         cdef Dispatch d
         cdef list descriptors
-        self._own_the_pump()
-        if not link_reserve_in(link):
-            raise DataCloneError("this port can't be transferred: its other side has closed")
+        self.settle()
+        if not self._own_the_pump() or not link_reserve_in(link):
+            return None
         ring_close(inbox, &wake)
         ring_close(self._backlog, &wake)
         descriptors = []
@@ -374,17 +378,53 @@ cdef class Far(Link):
         self._dispatch = d
         return 0
 
-    cdef int _own_the_pump(self) except -1:
-        """Become the pump, when whoever is it has finished."""
+    cdef bint _own_the_pump(self) except -1:
+        """Become the pump, when whoever is it has finished; False when the link has ended."""
         end = monotonic() + 10
         while not (link_claim(self._link, self._backlog) or shared_claim(&self._stalled, True, False)):
             if link_ended(self._link):
-                raise DataCloneError("this port can't be transferred: its other side has closed")
+                return False
             if monotonic() > end:
                 raise DataCloneError(
                     "this port can't be transferred: a message that is being sent through it does not end")
             sleep(0.0005)
-        return 0
+        return not link_ended(self._link)
+
+    cdef channel *left_over(self, link_figures *to_here, link_figures *to_there) except NULL:
+        """Return a channel of this process, with a reference, that is all that is left of this closed one: the messages
+        in the inbox and the end behind them. The figures are what this one has counted."""
+        cdef uint32_t side = self._side
+        cdef Figures incoming, outgoing
+        cdef c_bool shut
+        cdef void *item
+        cdef channel *c
+        while not link_ended(self._link):
+            # Another thread brings it in.
+            sleep(0.0005)
+        c = channel_new(self.near().inbox.capacity, False)
+        if c == NULL:
+            raise MemoryError
+        self.figures(&incoming, &outgoing)
+        to_here.published, to_here.taken, to_here.peak = outgoing.posted, outgoing.taken, outgoing.peak
+        to_there.published, to_there.taken, to_there.peak = incoming.taken, incoming.taken, incoming.peak
+        try:
+            while True:
+                item = ring_pop(&self.near().inbox, &shut)
+                if item == NULL:
+                    break
+                if ring_push(&c.side[side].inbox, item) < 0:
+                    discard(<PyObject *>item)
+                    raise MemoryError
+            close_channel(c, side ^ 1)
+        finally:
+            release_channel(c)
+        return c
+
+    cdef void figures(self, Figures *incoming, Figures *outgoing) noexcept:
+        Link.figures(self, incoming, outgoing)
+        if link_is_reserved(self._link):
+            # What was brought into the inbox counts as taken from the link, but nobody has received it yet.
+            incoming.taken -= min(incoming.taken, <uint64_t>ring_length(&self.near().inbox))
 
 
 def depart(port):
@@ -397,6 +437,7 @@ def depart(port):
     """
     cdef uint32_t side
     cdef channel *c
+    cdef channel *former
     cdef far_link *link
     cdef int ends[2]
     cdef Far far
@@ -413,12 +454,19 @@ def depart(port):
         raise
     try:
         if c.transport != NULL:
-            link_decref(link)
-            os.close(ends[0])
-            os.close(ends[1])
-            return (<Far>c.transport.owner).depart()
-        to_here = figures_of(&c.side[side ^ 1].inbox, True)
-        to_there = figures_of(&c.side[side].inbox, False)
+            far = <Far>c.transport.owner
+            departed = far.depart()
+            if departed is not None:
+                link_decref(link)
+                os.close(ends[0])
+                os.close(ends[1])
+                return departed
+            former = c
+            c = far.left_over(&to_here, &to_there)
+            release_channel(former)
+        else:
+            to_here = figures_of(&c.side[side ^ 1].inbox, True)
+            to_there = figures_of(&c.side[side].inbox, False)
         link_set_figures(link, &to_here, &to_there)
         state = marshal.dumps((1, c.side[side].inbox.capacity, [], None, [], 0, None))
         far = Far.connect(c, side ^ 1, link)

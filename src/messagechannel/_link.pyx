@@ -697,7 +697,8 @@ cdef class Link(Transport):
     # -- receiving --
 
     cdef void taken_before(self, size_t n) noexcept:
-        if n:
+        # Whoever has brought everything into the inbox has told for all of it.
+        if n and not link_is_reserved(self._link):
             link_taken_before(self._link, n)
 
     cdef size_t take_many(self, void **items, size_t limit) except? 0:
