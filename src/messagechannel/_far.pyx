@@ -13,13 +13,13 @@ cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 import marshal
 import os
 from time import monotonic, sleep
 
-from messagechannel._link import Letter, letter_of, reserve_descriptors, set_travel
+from messagechannel._link import Letter, letter_of, set_travel
 from messagechannel._multiprocessing import after_fork_in_child
 from messagechannel._reactor import Reactor
 from messagechannel._transfer import DataCloneError
@@ -27,11 +27,14 @@ from messagechannel._transfer import DataCloneError
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, LINK_CORRUPT, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
-    channel_new, endpoint, endpoint_offer_room, endpoint_wake, endpoint_wake_all, far_link, link_attach, link_claim, link_close_in,
-    link_close_out, link_end, link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news,
-    link_hear, link_decref, link_incref, link_is_deaf, link_is_reserved, link_new, link_reserve_in, link_restore, link_segment, link_set_figures, link_taken_before, parker_now, ring,
-    ring_close, ring_disarm, ring_length, ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve,
-    ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
+    channel_new, endpoint, endpoint_offer_room, endpoint_wake, endpoint_wake_all, far_link, link_attach,
+    link_claim, link_close_in, link_close_out, link_end, link_ended, link_figures, link_figures_out,
+    link_has_ended_there, link_has_news,
+    link_hear, link_decref, link_incref, link_is_deaf, link_is_reserved, link_new, link_reserve_in, link_restore,
+    link_segment, link_set_figures, link_taken_before, parker_now, ring, ring_close, ring_disarm, ring_length,
+    ring_peak, ring_pop, ring_popped,
+    ring_push, ring_pushed, ring_reserve, ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock,
+    spin_release,
 )
 from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
 from messagechannel._transport cimport Figures, discard
@@ -325,9 +328,11 @@ cdef class Far(Link):
         cdef PyObject *item
         cdef Dispatch d
         cdef list descriptors
-        self.settle()
         if not self._own_the_pump() or not link_reserve_in(link):
             return None
+        # From here on no other thread sends, takes or hears anything.
+        self._unregister()
+        link_end(link, ends)
         ring_close(inbox, &wake)
         ring_close(self._backlog, &wake)
         descriptors = []
@@ -361,13 +366,9 @@ cdef class Far(Link):
         descriptors += came
         partial = None
         if link.partial != NULL:
-            partial = (link.partial_size, (<char *>link.partial)[:link.partial_length], link.partial_tag if link.assembled else -1,
-                       link.partial_count)
-        capacity = inbox.capacity
-        number = link.side
-        self._unregister()
-        link_end(link, ends)
-        state = marshal.dumps((number, capacity, letters, begun, segments, len(came), partial))
+            partial = (link.partial_size, (<char *>link.partial)[:link.partial_length],
+                       link.partial_tag if link.assembled else -1, link.partial_count)
+        state = marshal.dumps((link.side, inbox.capacity, letters, begun, segments, len(came), partial))
         return state, [ends[0], ends[1], *descriptors]
 
     cdef int continue_with(self, tuple begun) except -1:
@@ -393,11 +394,11 @@ cdef class Far(Link):
     cdef channel *left_over(self, link_figures *to_here, link_figures *to_there) except NULL:
         """Return a channel of this process, with a reference, that is all that is left of this closed one: the messages
         in the inbox and the end behind them. The figures are what this one has counted."""
-        cdef uint32_t side = self._side
         cdef Figures incoming, outgoing
+        cdef PyObject *item
         cdef c_bool shut
-        cdef void *item
         cdef channel *c
+        cdef ring *queue
         while not link_ended(self._link):
             # Another thread brings it in.
             sleep(0.0005)
@@ -407,17 +408,17 @@ cdef class Far(Link):
         self.figures(&incoming, &outgoing)
         to_here.published, to_here.taken, to_here.peak = outgoing.posted, outgoing.taken, outgoing.peak
         to_there.published, to_there.taken, to_there.peak = incoming.taken, incoming.taken, incoming.peak
-        try:
-            while True:
-                item = ring_pop(&self.near().inbox, &shut)
-                if item == NULL:
-                    break
-                if ring_push(&c.side[side].inbox, item) < 0:
-                    discard(<PyObject *>item)
-                    raise MemoryError
-            close_channel(c, side ^ 1)
-        finally:
-            release_channel(c)
+        queue = &c.side[self._side].inbox
+        while True:
+            item = <PyObject *>ring_pop(&self.near().inbox, &shut)
+            if item == NULL:
+                break
+            ring_reserve(queue, 1)
+            if ring_push(queue, item) < 0:
+                discard(item)
+        close_channel(c, self._side ^ 1)
+        # One of the two references that it was made with.
+        release_channel(c)
         return c
 
     cdef void figures(self, Figures *incoming, Figures *outgoing) noexcept:
