@@ -80,7 +80,10 @@ static bool has_room(const transport *t)
 static int64_t length(const transport *t)
 {
     const far_link *l = (const far_link *)t;
-    return link_ended(l) ? -1 : (int64_t)link_waiting(l);
+    if (link_ended(l) || l->reserved)
+        return -1;
+    uint64_t waiting = link_waiting(l);
+    return waiting == 0 && l->assembled ? 1 : (int64_t)waiting;
 }
 
 static void release_transport(transport *t)
@@ -406,6 +409,10 @@ bool link_arm_room(far_link *l)
 {
     spin_acquire(&l->writing);
     bool armed = !link_ended(l) && byte_ring_arm_producer(&l->out);
+    /* Lest the next call finds the same again: what it waits for may be something else than room for bytes. A head that
+       can't be is as good as none. */
+    if (!armed && !link_ended(l) && byte_ring_look_at_head(&l->out) < 0)
+        l->dead = true;
     spin_release(&l->writing);
     return armed;
 }

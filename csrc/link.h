@@ -119,7 +119,7 @@ typedef struct far_link {
     unsigned char *partial;
     uint64_t partial_size, partial_length;
     /* It is all here, and these are of its last record. */
-    bool assembled;
+    _Atomic(bool) assembled;
     uint8_t partial_tag;
     uint16_t partial_count;
     /* Descriptors that came and whose record was not taken yet, oldest first. */
@@ -130,7 +130,7 @@ typedef struct far_link {
     /* Taken since link_begin, and a message that was assembled and taken. */
     uint64_t taken;
     unsigned char *spent;
-    bool reserved;
+    _Atomic(bool) reserved;
     link_segment incoming[LINK_SEGMENTS];
 } far_link;
 
@@ -200,7 +200,7 @@ int64_t link_write(far_link *l, uint8_t kind, uint8_t tag, uint16_t count, const
 size_t link_longest(const far_link *l);
 /* Sends descriptors; returns how many went, fewer than `n` with errno set: EAGAIN, ETOOMANYREFS ... */
 size_t link_send_descriptors(far_link *l, const int *descriptors, size_t n);
-/* True: the next message that the other side takes, or its end, rings here. False: look again. */
+/* True: the next message that the other side takes, or its end, rings here. False: it has taken some, or is deaf. */
 bool link_arm_room(far_link *l);
 /* Bytes that were ever written. */
 uint64_t link_written(far_link *l);
@@ -208,10 +208,10 @@ uint64_t link_written(far_link *l);
 uint64_t link_collect(far_link *l);
 /* Nothing more will be written. */
 void link_close_out(far_link *l);
-/* Whether the other side takes anything any more. */
+/* Whether the other side takes nothing any more. */
 static inline bool link_is_deaf(const far_link *l)
 {
-    return byte_ring_consumer_closed(&l->out);
+    return l->dead || byte_ring_consumer_closed(&l->out);
 }
 
 /* Memory for a large buffer, by who has claimed the backlog. Returns the segment's number, LINK_SEGMENTS for one that

@@ -13,7 +13,7 @@ cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 import marshal
 import os
@@ -27,15 +27,17 @@ from messagechannel._transfer import DataCloneError
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, LINK_CORRUPT, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
-    channel_new, endpoint, endpoint_offer_room, endpoint_wake, far_link, link_attach, link_claim, link_close_in,
-    link_close_out, link_end, link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news,
-    link_hear, link_decref, link_incref, link_new, link_reserve_in, link_restore, link_segment, link_set_figures,
-    link_taken_before, parker_now, ring, ring_close, ring_disarm, ring_length, ring_peak, ring_pop, ring_popped,
+    channel_new, endpoint, endpoint_offer_room, endpoint_wake, endpoint_wake_all, far_link, link_attach,
+    link_claim, link_close_in, link_close_out, link_end, link_ended, link_figures, link_figures_out,
+    link_has_ended_there, link_has_news,
+    link_hear, link_decref, link_incref, link_is_deaf, link_is_reserved, link_new, link_reserve_in, link_restore,
+    link_segment, link_set_figures, link_taken_before, parker_now, ring, ring_close, ring_disarm, ring_length,
+    ring_peak, ring_pop, ring_popped,
     ring_push, ring_pushed, ring_reserve, ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock,
     spin_release,
 )
 from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
-from messagechannel._transport cimport discard
+from messagechannel._transport cimport Figures, discard
 from messagechannel._wire cimport Descriptor
 
 
@@ -164,6 +166,8 @@ cdef class Far(Link):
         if far_inbox.inbox.bounded:
             ring_return_room(&far_inbox.inbox, self.collect())
             tell(endpoint_offer_room(far_inbox))
+            if link_is_deaf(self._link):
+                tell(endpoint_wake_all(far_inbox, NULL))
         self.resume()
         if link_has_ended_there(self._link):
             self.settle()
@@ -313,7 +317,10 @@ cdef class Far(Link):
     # -- leaving --
 
     cdef tuple depart(self):
-        """Return the state and the descriptors of this end, which goes to another process."""
+        """Return the state and the descriptors of this end, which goes to another process.
+
+        None: the other side has closed, and everything that is left is in the inbox, or will be in a moment.
+        """
         cdef int ends[2]
         cdef far_link *link = self._link
         cdef ring *inbox = &self.near().inbox
@@ -321,9 +328,9 @@ cdef class Far(Link):
         cdef PyObject *item
         cdef Dispatch d
         cdef list descriptors
-        self._own_the_pump()
+        if not self._own_the_pump() or not link_reserve_in(link):
+            return None
         # From here on no other thread sends, takes or hears anything.
-        link_reserve_in(link)
         self._unregister()
         link_end(link, ends)
         ring_close(inbox, &wake)
@@ -372,17 +379,53 @@ cdef class Far(Link):
         self._dispatch = d
         return 0
 
-    cdef int _own_the_pump(self) except -1:
-        """Become the pump, when whoever is it has finished."""
+    cdef bint _own_the_pump(self) except -1:
+        """Become the pump, when whoever is it has finished; False when the link has ended."""
         end = monotonic() + 10
         while not (link_claim(self._link, self._backlog) or shared_claim(&self._stalled, True, False)):
             if link_ended(self._link):
-                raise DataCloneError("this port can't be transferred: its other side has closed")
+                return False
             if monotonic() > end:
                 raise DataCloneError(
                     "this port can't be transferred: a message that is being sent through it does not end")
             sleep(0.0005)
-        return 0
+        return not link_ended(self._link)
+
+    cdef channel *left_over(self, link_figures *to_here, link_figures *to_there) except NULL:
+        """Return a channel of this process, with a reference, that is all that is left of this closed one: the messages
+        in the inbox and the end behind them. The figures are what this one has counted."""
+        cdef Figures incoming, outgoing
+        cdef PyObject *item
+        cdef c_bool shut
+        cdef channel *c
+        cdef ring *queue
+        while not link_ended(self._link):
+            # Another thread brings it in.
+            sleep(0.0005)
+        c = channel_new(self.near().inbox.capacity, False)
+        if c == NULL:
+            raise MemoryError
+        self.figures(&incoming, &outgoing)
+        to_here.published, to_here.taken, to_here.peak = outgoing.posted, outgoing.taken, outgoing.peak
+        to_there.published, to_there.taken, to_there.peak = incoming.taken, incoming.taken, incoming.peak
+        queue = &c.side[self._side].inbox
+        while True:
+            item = <PyObject *>ring_pop(&self.near().inbox, &shut)
+            if item == NULL:
+                break
+            ring_reserve(queue, 1)
+            if ring_push(queue, item) < 0:
+                discard(item)
+        close_channel(c, self._side ^ 1)
+        # One of the two references that it was made with.
+        release_channel(c)
+        return c
+
+    cdef void figures(self, Figures *incoming, Figures *outgoing) noexcept:
+        Link.figures(self, incoming, outgoing)
+        if link_is_reserved(self._link):
+            # What was brought into the inbox counts as taken from the link, but nobody has received it yet.
+            incoming.taken -= min(incoming.taken, <uint64_t>ring_length(&self.near().inbox))
 
 
 def depart(port):
@@ -395,6 +438,7 @@ def depart(port):
     """
     cdef uint32_t side
     cdef channel *c
+    cdef channel *former
     cdef far_link *link
     cdef int ends[2]
     cdef Far far
@@ -410,16 +454,20 @@ def depart(port):
         os.close(ends[1])
         raise
     try:
-        if c.transport != NULL and not link_ended((<Far>c.transport.owner)._link):
-            link_decref(link)
-            os.close(ends[0])
-            os.close(ends[1])
-            return (<Far>c.transport.owner).depart()
         if c.transport != NULL:
-            # Its link has ended; what came by it is here, and goes by another.
-            c = move_house(c, side)
-        to_here = figures_of(&c.side[side ^ 1].inbox, True)
-        to_there = figures_of(&c.side[side].inbox, False)
+            far = <Far>c.transport.owner
+            departed = far.depart()
+            if departed is not None:
+                link_decref(link)
+                os.close(ends[0])
+                os.close(ends[1])
+                return departed
+            former = c
+            c = far.left_over(&to_here, &to_there)
+            release_channel(former)
+        else:
+            to_here = figures_of(&c.side[side ^ 1].inbox, True)
+            to_there = figures_of(&c.side[side].inbox, False)
         link_set_figures(link, &to_here, &to_there)
         state = marshal.dumps((1, c.side[side].inbox.capacity, [], None, [], 0, None))
         far = Far.connect(c, side ^ 1, link)
@@ -430,27 +478,6 @@ def depart(port):
         return state, [ends[0], ends[1]]
     finally:
         release_channel(c)
-
-
-cdef channel *move_house(channel *c, uint32_t side) except NULL:
-    """Return another closed channel that has what waits at one side of a closed channel, in exchange for that."""
-    cdef channel *other = channel_new(c.side[side].inbox.capacity, False)
-    cdef PyObject *item
-    cdef c_bool shut
-    if other == NULL:
-        raise MemoryError
-    while True:
-        item = <PyObject *>ring_pop(&c.side[side].inbox, &shut)
-        if item == NULL:
-            break
-        ring_reserve(&other.side[side].inbox, 1)
-        if ring_push(&other.side[side].inbox, item) < 0:
-            discard(item)
-    close_channel(other, side ^ 1)
-    release_channel(c)
-    # The other one of the two references that it was made with.
-    release_channel(other)
-    return other
 
 
 cdef link_figures figures_of(ring *queue, bint waits_here) noexcept:

@@ -33,8 +33,9 @@ from messagechannel._csrc cimport (
     LINK_CORRUPT, LINK_EMPTY, LINK_FIRST, LINK_FRAGMENT, LINK_GONE, LINK_LAST, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE,
     LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link, link_arm_room, link_begin,
     link_claim, link_collect, link_decref, link_ended, link_figures, link_figures_in, link_figures_out, link_finish,
-    link_id, link_is_reserved, link_lend_segment, link_longest, link_message, link_next, link_piece, link_post_many,
-    link_recall_segment, link_send_descriptors, link_taken_before, link_trim, link_written, link_write, ring_arm,
+    link_id, link_is_deaf, link_is_reserved, link_lend_segment, link_longest, link_message, link_next, link_piece,
+    link_post_many, link_recall_segment, link_send_descriptors, link_taken_before, link_trim, link_written, link_write,
+    ring_arm,
     ring_length, ring_pop, ring_push, shared_claim, shared_memory_map, shared_memory_new, shared_memory_unmap, steal,
 )
 from messagechannel._transfer cimport Transfer
@@ -680,6 +681,9 @@ cdef class Link(Transport):
     cdef bint arm_room(self) noexcept:
         return link_arm_room(self._link)
 
+    cdef bint is_deaf(self) noexcept:
+        return link_is_deaf(self._link)
+
     cdef bint is_other_end(self, Transport other) noexcept:
         return isinstance(other, Link) and link_id(self._link) == link_id((<Link>other)._link)
 
@@ -694,7 +698,8 @@ cdef class Link(Transport):
     # -- receiving --
 
     cdef void taken_before(self, size_t n) noexcept:
-        if n:
+        # Whoever has brought everything into the inbox has told for all of it.
+        if n and not link_is_reserved(self._link):
             link_taken_before(self._link, n)
 
     cdef size_t take_many(self, void **items, size_t limit) except? 0:
