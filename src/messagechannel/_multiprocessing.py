@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import get_ident
 from functools import partial
+from weakref import ref
 
 from messagechannel._core import MessagePort, set_reduction
 
@@ -19,9 +21,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-# How often, in seconds, and for how long to look whether a process that was given descriptors has been started.
+# How often, in seconds, to look whether a process that was given descriptors has been started.
 _LOOK_SECONDS = 0.002
-_PATIENCE_SECONDS = 60.0
 
 
 def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
@@ -38,7 +39,7 @@ def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
         close_all(descriptors)
     else:
         # It has made a note of their numbers, and passes them to the process that is being started.
-        _close_when_started(spawning, descriptors, _PATIENCE_SECONDS)
+        _close_when_started(ref(spawning), descriptors)
     return _arrive, (state, duplicates)
 
 
@@ -54,21 +55,23 @@ def close_all(descriptors: list[int]) -> None:
         os.close(descriptor)
 
 
-def _close_when_started(spawning: Any, descriptors: list[int], patience: float) -> None:
+def _close_when_started(reference: ref[Any], descriptors: list[int]) -> None:
     # As long as they are open here, the death of the process that gets them is not noticed.
     from messagechannel._far import call_later
 
-    if hasattr(spawning, "pid") or patience <= 0:
+    spawning = reference()
+    if spawning is None or hasattr(spawning, "pid"):
+        # Started; or forgotten, because something else could not be pickled.
         close_all(descriptors)
     else:
-        call_later(_LOOK_SECONDS, partial(_close_when_started, spawning, descriptors, patience - _LOOK_SECONDS))
+        call_later(_LOOK_SECONDS, partial(_close_when_started, reference, descriptors))
 
 
 # ---- processes that are forked ----
 
 # Nothing is pickled for those: they get the very objects that were given to them. So ports among these depart before the
-# fork, and arrive in the child in their places.
-_departed: list[tuple[BaseProcess, dict[int, Any], dict[int, tuple[bytes, list[int]]]]] = []
+# fork, and arrive in the child in their places. The thread that forks -> the process, its ports, and what these became.
+_departed: dict[int, tuple[BaseProcess, dict[int, Any], dict[int, tuple[bytes, list[int]]]]] = {}
 
 
 def _find_ports(value: object, found: dict[int, MessagePort[Any]]) -> None:
@@ -114,22 +117,30 @@ def _before_fork() -> None:
     if found:
         from messagechannel._far import depart
 
-        states = {key: depart(port) for key, port in found.items() if not port.closed}
-        _departed.append((process, found, states))
+        states: dict[int, tuple[bytes, list[int]]] = {}
+        _departed[get_ident()] = process, found, states
+        for key, port in found.items():
+            if not port.closed:
+                states[key] = depart(port)
 
 
 def _after_fork_in_parent() -> None:
-    if _departed:
-        for _, descriptors in _departed.pop()[2].values():
+    departed = _departed.pop(get_ident(), None)
+    if departed is not None:
+        for _, descriptors in departed[2].values():
             close_all(descriptors)
 
 
 def _after_fork_in_child() -> None:
-    if _departed:
+    departed: Any = _departed.pop(get_ident(), None)
+    for _, _, states in _departed.values():
+        for _, descriptors in states.values():
+            close_all(descriptors)
+    _departed.clear()
+    if departed is not None:
         from messagechannel._far import arrive
 
-        process: Any
-        process, _, states = _departed.pop()
+        process, _, states = departed
         ports = {key: arrive(*state) for key, state in states.items()}
         process._args = _replaced(process._args, ports)
         process._kwargs = _replaced(process._kwargs, ports)

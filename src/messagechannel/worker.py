@@ -55,6 +55,10 @@ def _prepare_exit():
     _exit_prepared = True
 
 
+def _forget(context):
+    _running.pop(context, None)
+
+
 class _ThreadContext:
     """The thread that runs a worker's target; `tell` is called with an ErrorEvent for an exception that leaves it."""
 
@@ -82,9 +86,12 @@ class _ThreadContext:
                 # How a target that waits for its port ends when the Worker was closed.
                 return
             port.close()
-            tell(ErrorEvent("error", message=f"{type(error).__name__}: {error}", error=error))
+            from messagechannel.process import described
+
+            message, text = described(error)
+            tell(ErrorEvent("error", message=message, error=error, traceback=text))
         finally:
-            del _running[self]
+            _forget(self)
 
     def terminate(self):
         """Do nothing: a thread can't be stopped."""
@@ -139,7 +146,7 @@ class Worker(MessagePort):
         else:
             from messagechannel.process import ProcessContext
 
-            context = ProcessContext(target, port, args, name, start_method, tell)
+            context = ProcessContext(target, port, args, name, start_method, tell, _forget)
         self._context = context
         with _entering:
             if not _running:
@@ -148,7 +155,8 @@ class Worker(MessagePort):
         try:
             context.start()
         except BaseException:
-            _running.pop(context, None)
+            _forget(context)
+            self.close()
             raise
         return self
 
