@@ -125,7 +125,7 @@ static void set_figures(byte_ring *r, const link_figures *f)
     atomic_init(&r->peak, f->peak);
 }
 
-far_link *link_new(int far[2], const link_figures *to_here, const link_figures *to_there)
+far_link *link_new(int far[2])
 {
     size_t size = LINK_HEADER_BYTES + 2 * LINK_RING_BYTES;
     int sockets[2] = {-1, -1}, here = -1, there = -1;
@@ -137,8 +137,6 @@ far_link *link_new(int far[2], const link_figures *to_here, const link_figures *
         && (there = fcntl(here, F_DUPFD_CLOEXEC, 0)) >= 0 && (header = shared_memory_map(here, size)) != NULL) {
         header->magic = LINK_MAGIC;
         header->id = new_id();
-        set_figures(&header->ring[0], to_here);
-        set_figures(&header->ring[1], to_there);
         l = link_over(header, size, sockets[0], here, 0);
     }
     if (!l) {
@@ -233,6 +231,13 @@ bool link_end(far_link *l, int fds[2])
         close(ends[1]);
     }
     return true;
+}
+
+void link_set_figures(far_link *l, const link_figures *to_here, const link_figures *to_there)
+{
+    set_figures(link_ring_in(l), to_here);
+    set_figures(link_ring_out(l), to_there);
+    l->credited = to_there->taken;
 }
 
 static void get_figures(const byte_ring *r, link_figures *f)
@@ -403,6 +408,14 @@ bool link_arm_room(far_link *l)
     bool armed = !link_ended(l) && byte_ring_arm_producer(&l->out);
     spin_release(&l->writing);
     return armed;
+}
+
+uint64_t link_written(far_link *l)
+{
+    spin_acquire(&l->writing);
+    uint64_t written = l->out.position;
+    spin_release(&l->writing);
+    return written;
 }
 
 uint64_t link_collect(far_link *l)

@@ -1,5 +1,8 @@
 """Targets of workers. A spawned process imports this module, so it imports little."""
 
+import ctypes
+import gc
+import hashlib
 import multiprocessing
 import os
 import signal
@@ -7,7 +10,7 @@ import sys
 import threading
 import time
 
-from messagechannel import ChannelClosedError, MessageChannel, Worker
+from messagechannel import ChannelClosedError, MessageChannel, SharedBuffer, Worker
 
 
 def echo(port):
@@ -54,10 +57,6 @@ def tell_about_itself(port, *args):
     port.post_message((os.getpid(), process.name, multiprocessing.get_start_method(allow_none=True), args))
 
 
-def tell_what_is_imported(port):
-    port.post_message(sorted(sys.modules))
-
-
 def use_what_was_given(port, ports, named):
     ports[0].post_message("first")
     named["second"].post_message("second")
@@ -101,23 +100,23 @@ def post_and_return(port, count):
         port.post_message((number, b"x" * 100))
 
 
-class CannotBePickled(Exception):
+class UnpicklableError(Exception):
     def __init__(self, text):
         super().__init__(text)
         self.lock = threading.Lock()
 
 
-class CannotBeUnpickled(Exception):
+class UnreadableError(Exception):
     def __init__(self, one, two):
         super().__init__(f"{one} and {two}")
 
 
 def raise_one(port, name):
     port.receive(60)
-    if name == "CannotBePickled":
-        raise CannotBePickled("boom")
-    if name == "CannotBeUnpickled":
-        raise CannotBeUnpickled("this", "that")
+    if name == "UnpicklableError":
+        raise UnpicklableError("boom")
+    if name == "UnreadableError":
+        raise UnreadableError("this", "that")
     if name == "known here only":
         raise type("Hidden", (Exception,), {})("boom")
     raise LookupError("boom")
@@ -145,6 +144,27 @@ def hand_over_another(port):
 
 
 # ---- for test_travel.py ----
+
+
+def memory_maps():
+    """Return (begin, end) of each piece of memory of the library's that is mapped here."""
+    found = []
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            if "memfd:messagechannel" in line:
+                found.append(tuple(int(address, 16) for address in line.split()[0].split("-")))
+    return found
+
+
+def mapped_bytes():
+    return sum(end - begin for begin, end in memory_maps())
+
+
+def lies_in_shared_memory(view):
+    if view.readonly:
+        return None
+    address = ctypes.addressof(ctypes.c_char.from_buffer(view.cast("B")))
+    return any(begin <= address < end for begin, end in memory_maps())
 
 
 def agent(control):
@@ -228,14 +248,95 @@ def give_it_back(mesh, held, ports, message):
     return message, [*ports, *message["of it"]]
 
 
-def exit(mesh, held, ports):
-    raise SystemExit(0)
+def keep(mesh, held, ports, name, value):
+    """Keep a value; tell whether it lies in mapped memory, and may be written to."""
+    held[name] = value
+    view = memoryview(value)
+    return ({"mapped": lies_in_shared_memory(view), "writable": not view.readonly},)
+
+
+def content(mesh, held, ports, name):
+    return (hashlib.sha256(held[name]).digest(),)
+
+
+def overwrite(mesh, held, ports, name, byte):
+    """Write a byte all over what is kept."""
+    view = memoryview(held[name]).cast("B")
+    view[:] = bytes([byte]) * len(view)
+    return ("overwritten",)
+
+
+def keep_part(mesh, held, ports, name, part):
+    """Keep only a view of what is kept."""
+    held[name] = memoryview(held[name]).cast("B")[part:]
+    return ("kept",)
+
+
+def drop(mesh, held, ports, *names):
+    for name in names:
+        del held[name]
+    gc.collect()
+    return ("dropped",)
+
+
+def shared_bytes(mesh, held, ports):
+    return (mapped_bytes(),)
+
+
+def send_back(mesh, held, ports, value):
+    return (value,)
+
+
+def use_descriptor(mesh, held, ports, item):
+    """Use a socket, connection or file; return what came out of it."""
+    if hasattr(item, "recv_bytes"):
+        item.send_bytes(b"from there")
+        return (item.recv_bytes(),)
+    if hasattr(item, "sendall"):
+        item.sendall(b"from there")
+        return (item.recv(100),)
+    if "w" in item.mode:
+        item.write(b"from there")
+        item.close()
+        return (None,)
+    return (item.read(),)
+
+
+def bounce(mesh, held, ports, name, count):
+    """Send back what comes."""
+    for _ in range(count):
+        held[name].post_message(held[name].receive(60))
+    return ("bounced",)
+
+
+def make_shared(mesh, held, ports, nbytes):
+    return (SharedBuffer(nbytes),)
 
 
 COMMANDS = {
     function.__name__: function
-    for function in (know, hold, give, take, give_back, post, post_by_threads, receive, receive_what_is_there,
-        give_it_back, exit)
+    for function in (
+        know,
+        hold,
+        give,
+        take,
+        give_back,
+        post,
+        post_by_threads,
+        receive,
+        receive_what_is_there,
+        give_it_back,
+        keep,
+        content,
+        overwrite,
+        keep_part,
+        drop,
+        shared_bytes,
+        send_back,
+        use_descriptor,
+        bounce,
+        make_shared,
+    )
 }
 
 

@@ -35,7 +35,12 @@ def run(*arguments, status=0):
 
 
 def test_the_readme_has_a_snippet_for_each_kind_of_user():
-    assert [title for title, _ in SNIPPETS][:3] == ["If you know queue", "If you know janus", "If you know the web API"]
+    assert [title for title, _ in SNIPPETS][:4] == [
+        "If you know queue",
+        "If you know janus",
+        "If you know multiprocessing",
+        "If you know the web API",
+    ]
 
 
 def test_no_snippet_is_left_out():
@@ -43,8 +48,10 @@ def test_no_snippet_is_left_out():
 
 
 @pytest.mark.parametrize("snippet", [code for _, code in SNIPPETS], ids=[title for title, _ in SNIPPETS])
-def test_snippet_prints_what_its_comments_say(snippet):
-    assert run("-c", snippet).splitlines() == re.findall(r"print\(.*\) +# (.*)", snippet)
+def test_snippet_prints_what_its_comments_say(snippet, tmp_path):
+    file = tmp_path / "snippet.py"
+    file.write_text(snippet)
+    assert run(file).splitlines() == re.findall(r"print\(.*\) +# (.*)", snippet)
 
 
 @every_kind

@@ -2,6 +2,7 @@
 
 import array
 import copy
+import io
 import multiprocessing
 import os
 import pickle
@@ -10,17 +11,18 @@ import random
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 
 import pytest
 
 import targets
+from agents import PATIENCE, Agent, introduce, move
 from loops import GUARD, Collector
 from messagechannel import (
     ChannelClosedError,
     DataCloneError,
     MessageChannel,
     SharedBuffer,
-    Worker,
     _far,
     structured_clone,
 )
@@ -29,47 +31,6 @@ pytestmark = [
     # Python's own warning, of 3.12 and later, about what fork is.
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
 ]
-PATIENCE = 60
-
-
-class Agent:
-    """A worker that holds ports and does what it is told; see targets.agent."""
-
-    def __init__(self, name, kind="process"):
-        self.name = name
-        self.worker = Worker(targets.agent, kind=kind, name=name)
-
-    def begin(self, command, *arguments, ports=()):
-        self.worker.post_message((command, *arguments), ports)
-
-    def end(self):
-        return self.worker.receive_event(PATIENCE)
-
-    def do(self, command, *arguments, ports=()):
-        self.begin(command, *arguments, ports=ports)
-        return self.end().data
-
-    def give_back(self, name):
-        self.begin("give_back", name)
-        return self.end().ports[0]
-
-    def leave(self):
-        """Exit."""
-        self.begin("exit")
-        self.worker.join(PATIENCE)
-        assert self.worker.exitcode in (0, None)
-
-
-def introduce(one, other):
-    channel = MessageChannel()
-    one.do("know", other.name, ports=[channel.port1])
-    other.do("know", one.name, ports=[channel.port2])
-
-
-def move(name, one, other):
-    one.begin("give", name, other.name)
-    other.begin("take", name, one.name)
-    assert (one.end().data, other.end().data) == ("given", "taken")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +82,7 @@ def far_pair(**options):
 def test_a_port_travels_through_a_chain_of_processes_that_exit():
     count, posters = 2000, range(3)
     chain = [Agent(f"link {i}") for i in range(4)]
-    for one, other in zip(chain, chain[1:]):
+    for one, other in pairwise(chain):
         introduce(one, other)
     here, there = MessageChannel()
     streams = [
@@ -132,7 +93,7 @@ def test_a_port_travels_through_a_chain_of_processes_that_exit():
         stream.start()
     chain[0].do("hold", "port", ports=[there])
     received_there = []
-    for step, (one, other) in enumerate(zip(chain, chain[1:])):
+    for step, (one, other) in enumerate(pairwise(chain)):
         one.do("post_by_threads", "port", [(step, who) for who in posters], count)
         received_there += one.do("receive_what_is_there", "port", 500)
         move("port", one, other)
@@ -162,7 +123,7 @@ def test_both_ends_wander_at_random_while_messages_are_posted(agents, seed):
     ends = {"left": "right", "right": "left"}
     channel = MessageChannel(capacity=steps.choice([None, 100_000]))
     names = {end: f"{end} {seed}" for end in ends}
-    holder = dict(zip(ends, steps.sample(agents, 2)))
+    holder = dict(zip(ends, steps.sample(agents, 2), strict=True))
     holder["left"].do("hold", names["left"], ports=[channel.port1])
     holder["right"].do("hold", names["right"], ports=[channel.port2])
     posted = dict.fromkeys(ends, 0)
@@ -615,7 +576,7 @@ def test_a_port_that_nobody_unpickles_closes_its_channel():
 
 @pytest.mark.parametrize(
     "attempt",
-    [pickle.dumps, copy.copy, copy.deepcopy, lambda port: pickle.Pickler(open(os.devnull, "wb")).dump(port)],
+    [pickle.dumps, copy.copy, copy.deepcopy, lambda port: pickle.Pickler(io.BytesIO()).dump(port)],
     ids=["pickle.dumps", "copy", "deepcopy", "a file"],
 )
 def test_elsewhere_a_port_is_not_pickled_and_the_error_says_how_it_travels(attempt):

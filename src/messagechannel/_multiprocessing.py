@@ -1,7 +1,7 @@
 """Ports where multiprocessing passes its Connections: arguments of processes, Pipes, Queues.
 
 There a port is transferred, as in a transfer list: the other process has it afterwards, and here it is detached. Its
-pickles are for multiprocessing's own pickler alone, because they are good for one reading by another process of this machine.
+pickles are for multiprocessing's own pickler alone: they are good for one reading, by a process of this machine.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-# How often, in seconds, to look whether a process that was given descriptors has been started.
+# How often, in seconds, and for how long to look whether a process that was given descriptors has been started.
 _LOOK_SECONDS = 0.002
+_PATIENCE_SECONDS = 60.0
 
 
 def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
@@ -39,7 +40,7 @@ def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
         close_all(descriptors)
     else:
         # It has made a note of their numbers, and passes them to the process that is being started.
-        _close_when_started(ref(spawning), descriptors)
+        _close_when_started(ref(spawning), descriptors, _PATIENCE_SECONDS)
     return _arrive, (state, duplicates)
 
 
@@ -55,22 +56,22 @@ def close_all(descriptors: list[int]) -> None:
         os.close(descriptor)
 
 
-def _close_when_started(reference: ref[Any], descriptors: list[int]) -> None:
+def _close_when_started(spawning: ref[Any], descriptors: list[int], patience: float) -> None:
     # As long as they are open here, the death of the process that gets them is not noticed.
     from messagechannel._far import call_later
 
-    spawning = reference()
-    if spawning is None or hasattr(spawning, "pid"):
-        # Started; or forgotten, because something else could not be pickled.
+    popen = spawning()
+    if popen is None or hasattr(popen, "pid") or patience <= 0:
         close_all(descriptors)
     else:
-        call_later(_LOOK_SECONDS, partial(_close_when_started, reference, descriptors))
+        call_later(_LOOK_SECONDS, partial(_close_when_started, spawning, descriptors, patience - _LOOK_SECONDS))
 
 
 # ---- processes that are forked ----
 
-# Nothing is pickled for those: they get the very objects that were given to them. So ports among these depart before the
-# fork, and arrive in the child in their places. The thread that forks -> the process, its ports, and what these became.
+# Nothing is pickled for those: they get the very objects that were given to them. So ports among these depart before
+# the fork, and arrive in the child in their places. The thread that forks -> the process, its ports, and what these
+# became.
 _departed: dict[int, tuple[BaseProcess, dict[int, Any], dict[int, tuple[bytes, list[int]]]]] = {}
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LAST_PATIENCE = 1.0
 
 
-class RemoteTraceback(Exception):
+class RemoteTraceback(Exception):  # noqa: N818 - it is no error, but what shows one
     """The traceback, as text, of an exception that another process raised; the ``__cause__`` of its copy here."""
 
     def __init__(self, text: str) -> None:
@@ -42,7 +42,6 @@ class ProcessContext:
     """The process that runs a worker's target.
 
     :param tell: called with an ErrorEvent for an exception that left the target.
-    :param ended: called when the target has ended.
     """
 
     def __init__(
@@ -53,18 +52,16 @@ class ProcessContext:
         name: str,
         start_method: str | None,
         tell: Callable[[ErrorEvent], object],
-        ended: Callable[[ProcessContext], object],
     ) -> None:
         import multiprocessing
 
-        from messagechannel._core import MessagePort
+        from messagechannel._far import AsidePort
 
         context: Any = multiprocessing.get_context("spawn" if start_method is None else start_method)
-        self._errors, errors = entangled_ports(MessagePort)
-        # Last what is transferred when it is pickled, so that it is still here when something else can't be.
+        self._errors, errors = entangled_ports(AsidePort)
+        # What can't be pickled is met before the ports, which depart as they are.
         self._process: BaseProcess = context.Process(target=_run, args=(target, [args, port], errors), name=name)
         self._tell = tell
-        self._ended = ended
 
     def start(self) -> None:
         """Start the process."""
@@ -75,12 +72,11 @@ class ProcessContext:
         except BaseException:
             self._errors.close()
             raise
-        # From there, so that it does not depend on an event loop that may run here.
+        # In a thread that runs no event loop: one that runs here may end before the process does.
         call_later(0, self._listen)
 
     def _listen(self) -> None:
         self._errors.onmessage = self._hear
-        self._errors.onclose = self._hear_the_end
 
     def _hear(self, event: Any) -> None:
         pickled, message, text = event.data
@@ -88,10 +84,8 @@ class ProcessContext:
         if error is None:
             error = RuntimeError(message)
         error.__cause__ = RemoteTraceback(text)
+        self._errors.close()
         self._tell(ErrorEvent("error", message=message, error=error, traceback=text))
-
-    def _hear_the_end(self, event: object) -> None:
-        self._ended(self)
 
     @property
     def name(self) -> str:
@@ -106,6 +100,10 @@ class ProcessContext:
     def is_alive(self) -> bool:
         """Tell whether the process still runs."""
         return self._process.is_alive()
+
+    def has_ended(self) -> bool:
+        """Tell whether the process was started and has ended."""
+        return self._process.exitcode is not None
 
     def join(self, timeout: float | None) -> None:
         """Wait until the process has ended."""
