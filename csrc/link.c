@@ -287,8 +287,8 @@ bool link_restore(far_link *l, const link_segment *segments, const void *partial
     return true;
 }
 
-/* One of the locks is held, so the socket stays what it is. A socket that takes no bell has one that was not heard yet, or
-   nobody to hear it. */
+/* One of the locks is held, so the socket stays what it is. A socket that takes no bell has one that was not heard yet,
+   or nobody to hear it. */
 static void ring_bell(far_link *l)
 {
     char byte = BELL;

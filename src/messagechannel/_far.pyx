@@ -20,7 +20,7 @@ import os
 from time import monotonic, sleep
 
 from messagechannel._core import MessagePort
-from messagechannel._link import Letter, letter_of, reserve_descriptors, set_travel
+from messagechannel._link import Letter, letter_of, set_travel
 from messagechannel._multiprocessing import after_fork_in_child
 from messagechannel._reactor import Reactor
 from messagechannel._transfer import DataCloneError
@@ -28,13 +28,16 @@ from messagechannel._transfer import DataCloneError
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, LINK_CORRUPT, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
-    channel_new, endpoint, endpoint_offer_room, endpoint_wake, far_link, link_attach, link_claim, link_close_in,
+    channel_new, endpoint, endpoint_offer_room, endpoint_wake,
+    endpoint_wake_all, far_link, link_attach, link_claim, link_close_in,
     link_close_out, link_end, link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news,
-    link_hear, link_decref, link_incref, link_new, link_reserve_in, link_restore, link_segment, link_set_figures, link_taken_before, parker_now, ring,
-    ring_close, ring_disarm, ring_length, ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve,
-    ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
+    link_hear, link_decref, link_incref, link_new, link_reserve_in, link_restore, link_segment, link_set_figures,
+    link_taken_before, parker_now, ring, ring_close, ring_disarm, ring_length, ring_peak, ring_pop, ring_popped,
+    ring_push, ring_pushed, ring_reserve, ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock,
+    spin_release,
 )
 from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
+from messagechannel._transport cimport discard
 from messagechannel._wire cimport Descriptor
 
 
@@ -56,7 +59,6 @@ _reactor = Reactor()
 
 class AsidePort(MessagePort):
     """A port of the library's own, for whose listeners a process does not stay."""
-
 
 
 def _forget_the_parents_links():
@@ -109,6 +111,10 @@ cdef class Far(Link):
         except BaseException:
             self._unregister()
             raise
+        # Who waits at the near side has armed its ring alone, and is to arm the link: he joined the list before he
+        # looked for a link, and the list is looked at after there is one.
+        tell(endpoint_wake_all(self.near(), NULL))
+        self._rouse()
         self.pump()
         self.look()
         return 0
@@ -331,8 +337,10 @@ cdef class Far(Link):
         cdef Dispatch d
         cdef list descriptors
         self._own_the_pump()
-        if not link_reserve_in(link):
-            raise DataCloneError("this port can't be transferred: its other side has closed")
+        # From here on no other thread sends, takes or hears anything.
+        link_reserve_in(link)
+        self._unregister()
+        link_end(link, ends)
         ring_close(inbox, &wake)
         ring_close(self._backlog, &wake)
         descriptors = []
@@ -366,13 +374,9 @@ cdef class Far(Link):
         descriptors += came
         partial = None
         if link.partial != NULL:
-            partial = (link.partial_size, (<char *>link.partial)[:link.partial_length], link.partial_tag if link.assembled else -1,
-                       link.partial_count)
-        capacity = inbox.capacity
-        number = link.side
-        self._unregister()
-        link_end(link, ends)
-        state = marshal.dumps((number, capacity, letters, begun, segments, len(came), partial))
+            partial = (link.partial_size, (<char *>link.partial)[:link.partial_length],
+                       link.partial_tag if link.assembled else -1, link.partial_count)
+        state = marshal.dumps((link.side, inbox.capacity, letters, begun, segments, len(came), partial))
         return state, [ends[0], ends[1], *descriptors]
 
     cdef int continue_with(self, tuple begun) except -1:
@@ -421,11 +425,14 @@ def depart(port):
         os.close(ends[1])
         raise
     try:
-        if c.transport != NULL:
+        if c.transport != NULL and not link_ended((<Far>c.transport.owner)._link):
             link_decref(link)
             os.close(ends[0])
             os.close(ends[1])
             return (<Far>c.transport.owner).depart()
+        if c.transport != NULL:
+            # Its link has ended; what came by it is here, and goes by another.
+            c = move_house(c, side)
         to_here = figures_of(&c.side[side ^ 1].inbox, True)
         to_there = figures_of(&c.side[side].inbox, False)
         link_set_figures(link, &to_here, &to_there)
@@ -438,6 +445,27 @@ def depart(port):
         return state, [ends[0], ends[1]]
     finally:
         release_channel(c)
+
+
+cdef channel *move_house(channel *c, uint32_t side) except NULL:
+    """Return another closed channel that has what waits at one side of a closed channel, in exchange for that."""
+    cdef channel *other = channel_new(c.side[side].inbox.capacity, False)
+    cdef PyObject *item
+    cdef c_bool shut
+    if other == NULL:
+        raise MemoryError
+    while True:
+        item = <PyObject *>ring_pop(&c.side[side].inbox, &shut)
+        if item == NULL:
+            break
+        ring_reserve(&other.side[side].inbox, 1)
+        if ring_push(&other.side[side].inbox, item) < 0:
+            discard(item)
+    close_channel(other, side ^ 1)
+    release_channel(c)
+    # The other one of the two references that it was made with.
+    release_channel(other)
+    return other
 
 
 cdef link_figures figures_of(ring *queue, bint waits_here) noexcept:
