@@ -19,6 +19,7 @@ import marshal
 import os
 from time import monotonic, sleep
 
+from messagechannel._core import MessagePort
 from messagechannel._link import Letter, letter_of, set_travel
 from messagechannel._multiprocessing import after_fork_in_child
 from messagechannel._reactor import Reactor
@@ -27,14 +28,12 @@ from messagechannel._transfer import DataCloneError
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, LINK_CORRUPT, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
-    channel_new, endpoint, endpoint_offer_room, endpoint_wake, endpoint_wake_all, far_link, link_attach,
-    link_claim, link_close_in, link_close_out, link_end, link_ended, link_figures, link_figures_out,
-    link_has_ended_there, link_has_news,
-    link_hear, link_decref, link_incref, link_is_deaf, link_is_reserved, link_new, link_reserve_in, link_restore,
-    link_segment, link_set_figures, link_taken_before, parker_now, ring, ring_close, ring_disarm, ring_length,
-    ring_peak, ring_pop, ring_popped,
-    ring_push, ring_pushed, ring_reserve, ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock,
-    spin_release,
+    channel_new, endpoint, endpoint_offer_room, endpoint_wake, endpoint_wake_all, far_link, link_attach, link_claim,
+    link_close_in, link_close_out, link_decref, link_end, link_ended, link_figures, link_figures_out,
+    link_has_ended_there, link_has_news, link_hear, link_incref, link_is_deaf, link_is_reserved, link_new,
+    link_reserve_in, link_restore, link_segment, link_set_figures, link_taken_before, parker_now, ring, ring_close,
+    ring_disarm, ring_length, ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve, ring_return_room,
+    shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
 )
 from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
 from messagechannel._transport cimport Figures, discard
@@ -55,6 +54,10 @@ SEGMENT_SECONDS = 1.0
 SHORTAGE_SECONDS = 0.02
 
 _reactor = Reactor()
+
+
+class AsidePort(MessagePort):
+    """A port of the library's own, for whose listeners a process does not stay."""
 
 
 def _forget_the_parents_links():
@@ -107,6 +110,10 @@ cdef class Far(Link):
         except BaseException:
             self._unregister()
             raise
+        # Who waits at the near side has armed its ring alone, and is to arm the link: he joined the list before he
+        # looked for a link, and the list is looked at after there is one.
+        tell(endpoint_wake_all(self.near(), NULL))
+        self._rouse()
         self.pump()
         self.look()
         return 0
@@ -176,24 +183,29 @@ cdef class Far(Link):
             self._rouse()
         return 0
 
-    cdef int _rouse(self) except -1:
+    cdef object _listening(self):
+        """Return the near port if it has listeners."""
         cdef object port = None
         spin_acquire(&self.near().lock)
         if self.near().listening != NULL:
             port = <object>self.near().listening
         spin_release(&self.near().lock)
+        return port
+
+    cdef int _rouse(self) except -1:
+        port = self._listening()
         if port is not None:
             rouse(port)
         return 0
 
     def is_listening(self):
-        """Tell whether the near port has listeners that the far side can reach."""
+        """Tell whether the near port has listeners that the far side can reach, and the process is to stay for."""
         cdef channel *c = self._hold()
         if c == NULL:
             return False
-        listening = self.near().listening != NULL
+        port = self._listening()
         release_channel(c)
-        return listening
+        return port is not None and not isinstance(port, AsidePort)
 
     def is_sending(self):
         """Tell whether messages wait here to be sent."""

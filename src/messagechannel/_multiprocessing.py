@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import get_ident
 from functools import partial
 from weakref import ref
 
@@ -69,8 +70,9 @@ def _close_when_started(spawning: ref[Any], descriptors: list[int], patience: fl
 # ---- processes that are forked ----
 
 # Nothing is pickled for those: they get the very objects that were given to them. So ports among these depart before
-# the fork, and arrive in the child in their places.
-_departed: list[tuple[BaseProcess, dict[int, Any], dict[int, tuple[bytes, list[int]]]]] = []
+# the fork, and arrive in the child in their places. The thread that forks -> the process, its ports, and what these
+# became.
+_departed: dict[int, tuple[BaseProcess, dict[int, Any], dict[int, tuple[bytes, list[int]]]]] = {}
 
 
 def _find_ports(value: object, found: dict[int, MessagePort[Any]]) -> None:
@@ -116,22 +118,30 @@ def _before_fork() -> None:
     if found:
         from messagechannel._far import depart
 
-        states = {key: depart(port) for key, port in found.items() if not port.closed}
-        _departed.append((process, found, states))
+        states: dict[int, tuple[bytes, list[int]]] = {}
+        _departed[get_ident()] = process, found, states
+        for key, port in found.items():
+            if not port.closed:
+                states[key] = depart(port)
 
 
 def _after_fork_in_parent() -> None:
-    if _departed:
-        for _, descriptors in _departed.pop()[2].values():
+    departed = _departed.pop(get_ident(), None)
+    if departed is not None:
+        for _, descriptors in departed[2].values():
             close_all(descriptors)
 
 
 def _after_fork_in_child() -> None:
-    if _departed:
+    departed: Any = _departed.pop(get_ident(), None)
+    for _, _, states in _departed.values():
+        for _, descriptors in states.values():
+            close_all(descriptors)
+    _departed.clear()
+    if departed is not None:
         from messagechannel._far import arrive
 
-        process: Any
-        process, _, states = _departed.pop()
+        process, _, states = departed
         ports = {key: arrive(*state) for key, state in states.items()}
         process._args = _replaced(process._args, ports)
         process._kwargs = _replaced(process._kwargs, ports)

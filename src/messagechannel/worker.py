@@ -89,7 +89,10 @@ class _ThreadContext:
                 # How a target that waits for its port ends when the Worker was closed.
                 return
             port.close()
-            tell(ErrorEvent("error", message=f"{type(error).__name__}: {error}", error=error))
+            from messagechannel.process import described
+
+            message, text = described(error)
+            tell(ErrorEvent("error", message=message, error=error, traceback=text))
         finally:
             del _running[self]
 
