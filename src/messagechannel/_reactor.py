@@ -149,14 +149,18 @@ class Reactor:
 
     def _run(self, selector: selectors.BaseSelector) -> None:
         while not self._ended:
-            for key, _ in selector.select(self._timeout()):
-                if key.data is None:
-                    self._hush()
-                else:
-                    self._hear(key.data)
-            for callback in self._due():
-                call(callback)
+            self._turn(selector)
             settle()
+
+    def _turn(self, selector: selectors.BaseSelector) -> None:
+        # A function of its own, so that nothing here refers to a source that has gone while this thread sleeps again.
+        for key, _ in selector.select(self._timeout()):
+            if key.data is None:
+                self._hush()
+            else:
+                self._hear(key.data)
+        for callback in self._due():
+            call(callback)
 
     def _hear(self, source: Source) -> None:
         again = call(source.heard)
