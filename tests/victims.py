@@ -76,7 +76,7 @@ def _call_and_tell(pipe, seconds, function, args):
 
 def still_alive():
     """Tell the guard against hangs that a long test goes on."""
-    faulthandler.dump_traceback_later(2 * PATIENCE, exit=True)
+    faulthandler.dump_traceback_later(PATIENCE, exit=True)
 
 
 def far_channel(capacity=None):
