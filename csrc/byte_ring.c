@@ -92,21 +92,19 @@ uint32_t byte_ring_room(byte_ring_end *e, uint32_t wanted)
 bool byte_ring_arm_producer(byte_ring_end *e)
 {
     uint64_t head = e->seen;
-    BYTE_RING_STEP(9);
     /* Relaxed, both ways: whether the head is still the one that was too far back is about this word alone, and
        byte_ring_reserve looks at it again. */
     bool armed = atomic_compare_exchange_strong_explicit(&e->ring->head, &head, head | BYTE_RING_SLEEPS,
                                                          memory_order_relaxed, memory_order_relaxed);
-    BYTE_RING_STEP(10);
+    BYTE_RING_STEP(HEAD_ARMED);
     return armed || head == (e->seen | BYTE_RING_SLEEPS);
 }
 
 int byte_ring_close_producer(byte_ring_end *e)
 {
-    BYTE_RING_STEP(11);
     e->shared |= BYTE_RING_CLOSED;
     int outcome = byte_ring_store(&e->ring->tail, e->shared);
-    BYTE_RING_STEP(12);
+    BYTE_RING_STEP(TAIL);
     return outcome;
 }
 
@@ -123,19 +121,20 @@ int byte_ring_look_at_tail(byte_ring_end *e)
         return (tail & BYTE_RING_CLOSED) ? BYTE_RING_SHUT : BYTE_RING_EMPTY;
     e->seen = tail & BYTE_RING_POSITION;
     uint64_t waiting = messages_in(e->ring, filled);
-    if (waiting > atomic_load_explicit(&e->ring->peak, memory_order_relaxed))
+    if (waiting > atomic_load_explicit(&e->ring->peak, memory_order_relaxed)) {
         atomic_store_explicit(&e->ring->peak, waiting, memory_order_relaxed);
+        BYTE_RING_STEP(PEAK);
+    }
     return BYTE_RING_OK;
 }
 
 int byte_ring_arm_consumer(byte_ring_end *e)
 {
     uint64_t tail = e->position;
-    BYTE_RING_STEP(13);
     /* Relaxed, both ways: whether there is nothing is about this word alone, and byte_ring_peek looks at it again. */
     bool armed = atomic_compare_exchange_strong_explicit(&e->ring->tail, &tail, tail | BYTE_RING_SLEEPS,
                                                          memory_order_relaxed, memory_order_relaxed);
-    BYTE_RING_STEP(14);
+    BYTE_RING_STEP(TAIL_ARMED);
     if (armed || tail == (e->position | BYTE_RING_SLEEPS))
         return BYTE_RING_OK;
     return (tail & ~BYTE_RING_SLEEPS) == (e->position | BYTE_RING_CLOSED) ? BYTE_RING_SHUT : BYTE_RING_FULL;
@@ -143,9 +142,8 @@ int byte_ring_arm_consumer(byte_ring_end *e)
 
 int byte_ring_close_consumer(byte_ring_end *e)
 {
-    BYTE_RING_STEP(15);
     e->shared |= BYTE_RING_CLOSED;
     int outcome = byte_ring_store(&e->ring->head, e->shared);
-    BYTE_RING_STEP(16);
+    BYTE_RING_STEP(HEAD);
     return outcome;
 }

@@ -32,9 +32,9 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Between any two stores to shared memory.  Tests stop a process there. */
+/* After each store to shared memory, which it names.  Tests end a process there. */
 #ifndef BYTE_RING_STEP
-#define BYTE_RING_STEP(number) ((void)0)
+#define BYTE_RING_STEP(store) ((void)0)
 #endif
 
 #define BYTE_RING_SLEEPS ((uint64_t)1)
@@ -184,10 +184,9 @@ static inline void byte_ring_append(byte_ring_end *e, byte_ring_record record)
 {
     uint64_t word;
     memcpy(&word, &record, sizeof word);
-    BYTE_RING_STEP(1);
     /* Relaxed: the exchange that publishes releases it. */
     atomic_store_explicit(byte_ring_header(e), word, memory_order_relaxed);
-    BYTE_RING_STEP(2);
+    BYTE_RING_STEP(HEADER);
     e->position += byte_ring_size(record.length);
 }
 
@@ -228,12 +227,11 @@ static inline void byte_ring_count(_Atomic(uint64_t) *counter, uint64_t messages
 
 static inline int byte_ring_publish(byte_ring_end *e, uint64_t messages)
 {
-    BYTE_RING_STEP(3);
     byte_ring_count(&e->ring->published, messages);
-    BYTE_RING_STEP(4);
+    BYTE_RING_STEP(PUBLISHED);
     e->shared = e->position | (e->shared & BYTE_RING_CLOSED);
     int outcome = byte_ring_store(&e->ring->tail, e->shared);
-    BYTE_RING_STEP(5);
+    BYTE_RING_STEP(TAIL);
     return outcome;
 }
 
@@ -268,12 +266,11 @@ static inline void byte_ring_skip(byte_ring_end *e, const byte_ring_record *reco
 
 static inline int byte_ring_release(byte_ring_end *e, uint64_t messages)
 {
-    BYTE_RING_STEP(6);
     byte_ring_count(&e->ring->taken, messages);
-    BYTE_RING_STEP(7);
+    BYTE_RING_STEP(TAKEN);
     e->shared = e->position | (e->shared & BYTE_RING_CLOSED);
     int outcome = byte_ring_store(&e->ring->head, e->shared);
-    BYTE_RING_STEP(8);
+    BYTE_RING_STEP(HEAD);
     return outcome;
 }
 

@@ -131,7 +131,7 @@ static void set_figures(byte_ring *r, const link_figures *f)
     atomic_init(&r->peak, f->peak);
 }
 
-far_link *link_new(int far[2], const link_figures *to_here, const link_figures *to_there)
+far_link *link_new(int far[2])
 {
     size_t size = LINK_HEADER_BYTES + 2 * LINK_RING_BYTES;
     int sockets[2] = {-1, -1}, here = -1, there = -1;
@@ -143,8 +143,6 @@ far_link *link_new(int far[2], const link_figures *to_here, const link_figures *
         && (there = fcntl(here, F_DUPFD_CLOEXEC, 0)) >= 0 && (header = shared_memory_map(here, size)) != NULL) {
         header->magic = LINK_MAGIC;
         header->id = new_id();
-        set_figures(&header->ring[0], to_here);
-        set_figures(&header->ring[1], to_there);
         l = link_over(header, size, sockets[0], here, 0);
     }
     if (!l) {
@@ -258,6 +256,13 @@ void link_abandon(far_link *l)
     spin_release(&l->reading);
     spin_release(&l->writing);
     link_end(l, NULL);
+}
+
+void link_set_figures(far_link *l, const link_figures *to_here, const link_figures *to_there)
+{
+    set_figures(link_ring_in(l), to_here);
+    set_figures(link_ring_out(l), to_there);
+    l->credited = to_there->taken;
 }
 
 static void get_figures(const byte_ring *r, link_figures *f)
@@ -467,6 +472,14 @@ bool link_arm_room(far_link *l)
     }
     spin_release(&l->writing);
     return armed;
+}
+
+uint64_t link_written(far_link *l)
+{
+    spin_acquire(&l->writing);
+    uint64_t written = l->out.position;
+    spin_release(&l->writing);
+    return written;
 }
 
 uint64_t link_collect(far_link *l)

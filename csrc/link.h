@@ -147,8 +147,10 @@ typedef struct link_message {
 } link_message;
 
 /* A new pair; this process is side 0. far[0] and far[1] are the socket and the memory for side 1, the caller's to send and
-   to close. The figures are of what the channel has seen before it had a link. NULL with errno set. */
-far_link *link_new(int far[2], const link_figures *to_here, const link_figures *to_there);
+   to close. NULL with errno set. */
+far_link *link_new(int far[2]);
+/* What the channel has counted before it had a link; before anybody else has the link. */
+void link_set_figures(far_link *l, const link_figures *to_here, const link_figures *to_there);
 /* The end whose descriptors came from elsewhere. They are the link's from then on; with NULL, and errno, they are still
    the caller's. EPROTO: this is not a link's memory. */
 far_link *link_attach(int socket, int memory, uint32_t side);
@@ -205,6 +207,8 @@ size_t link_send_descriptors(far_link *l, const int *descriptors, size_t n);
 /* True: the next message that the other side takes, or its end, rings here, or there is an end already, of which all who
    wait are told. False: look again. */
 bool link_arm_room(far_link *l);
+/* Bytes that were ever written. */
+uint64_t link_written(far_link *l);
 /* Messages that the other side has taken since the last call. */
 uint64_t link_collect(far_link *l);
 /* Nothing more will be written. */

@@ -51,12 +51,9 @@ static inline byte_ring_record peer_record(uint64_t n, uint32_t length)
                               .count = (uint16_t)n};
 }
 
-/* Writes record n into the room that was reserved for it. */
-static inline void peer_commit(byte_ring_end *e, uint64_t n, uint32_t length, unsigned char *room)
+static inline void peer_commit(byte_ring_end *e, uint64_t n, uint32_t length)
 {
     byte_ring_record record = peer_record(n, length);
-    for (uint32_t i = 0; i < length; i++)
-        room[i] = peer_byte(n, i);
     byte_ring_commit(e, length, record.kind, record.tag, record.count);
 }
 

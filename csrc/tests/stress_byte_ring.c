@@ -80,7 +80,9 @@ static bool write_record(side *me, uint64_t n, uint64_t *unpublished)
             return false;
     }
     CHECK(found == BYTE_RING_OK);
-    peer_commit(&me->out, n, length, room);
+    for (uint32_t i = 0; i < length; i++)
+        ((unsigned char *)room)[i] = peer_byte(n, i);
+    peer_commit(&me->out, n, length);
     ++*unpublished;
     return true;
 }

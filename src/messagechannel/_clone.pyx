@@ -336,7 +336,10 @@ cdef object _rebuild(walk *w, object value):
     if PyFunction_Check(value) or isinstance(value, type):
         return _find(w, value, None)
     if PyPickleBuffer_Check(value):
-        made = copy_pickle_buffer(value)
+        try:
+            made = copy_pickle_buffer(value)
+        except TypeError as error:
+            raise _refusal(w, value, error) from error
         memo_put(&w.memo, value, made)
         return made
     share = _sharers.get(type(value))

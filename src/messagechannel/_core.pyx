@@ -42,14 +42,15 @@ from messagechannel._transfer import DataCloneError, register_transferable
 
 from messagechannel._clone cimport Serialized, clone, serialize
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NO_MEMORY, RING_NOT_EMPTY, RING_WAKE, THREADS_AT_ONCE,
-    Py_GenericAlias, TypeSlots, bring_home, c_bool, channel, channel_close, channel_decref, channel_incref,
-    channel_new, endpoint, endpoint_arm, endpoint_length, endpoint_offer_room, endpoint_pass_on, endpoint_spin_for_message, endpoint_spin_for_room,
-    endpoint_take, endpoint_wake, endpoint_wake_all, inquiry, newfunc, parker, parker_destroy, parker_init,
-    parker_handles_signals, parker_now, parker_park, ring, ring_announce, ring_arm, ring_close, ring_closed,
-    ring_drained, ring_length, ring_peak, ring_pop, ring_pop_many, ring_popped, ring_push, ring_push_many, ring_pushed,
-    ring_reserve, ring_return_room, ring_tail, ring_visit, shared_claim, shared_number, spin_acquire, spin_lock,
-    spin_release, steal, traverseproc, visitproc, waiter, waiter_init, waiter_join, waiter_leave,
+    CHANNEL_OPEN, PARKER_UNPARKED, RING_ANNOUNCE, RING_ARMED, RING_NOT_EMPTY, RING_NO_MEMORY, RING_WAKE,
+    THREADS_AT_ONCE, Py_GenericAlias, TypeSlots, bring_home, c_bool, channel, channel_close, channel_decref,
+    channel_incref, channel_new, endpoint, endpoint_arm, endpoint_length, endpoint_offer_room, endpoint_pass_on,
+    endpoint_spin_for_message, endpoint_spin_for_room, endpoint_take, endpoint_wake, endpoint_wake_all, inquiry,
+    newfunc, parker, parker_destroy, parker_handles_signals, parker_init, parker_now, parker_park, ring, ring_announce,
+    ring_close, ring_closed, ring_drained, ring_length, ring_peak, ring_pop, ring_pop_many, ring_popped, ring_push,
+    ring_push_many, ring_pushed, ring_reserve, ring_return_room, ring_tail, ring_visit, shared_claim, shared_number,
+    spin_acquire, spin_lock, spin_release, steal, traverseproc, visitproc, waiter, waiter_init, waiter_join,
+    waiter_leave,
 )
 from messagechannel._events cimport (
     HEARS_CLOSE, HEARS_ERROR, HEARS_MESSAGE, Event, EventTarget, message_event, report, trusted_event,
@@ -188,6 +189,9 @@ class ChannelClosedError(Exception):
 
     __module__ = "messagechannel"
 
+
+_PASSES_REFERENCES = ("a port of a channel that passes references (copy=False) can't go to another process; "
+                      "make the channel without copy=False")
 
 # See set_reduction.
 _reduce_for_multiprocessing = None
@@ -622,6 +626,7 @@ cdef class MessagePort(EventTarget):
                     if port.attached() and self._channel != NULL and self._leads_to(port):
                         outgoing.doomed = True
         if self._channel != NULL and self._channel.transport != NULL and self.may_send() and not outgoing.doomed:
+            refuse_references(outgoing.transfer)
             outgoing.transport = self.transport()
             outgoing.data = outgoing.transport.pack(message, outgoing.transfer)
         elif self._channel != NULL and self._channel.by_reference and not outgoing.transfers(message):
@@ -1341,8 +1346,11 @@ cdef class MessagePort(EventTarget):
         return 0
 
     cdef int rouse(self) except -1:
-        """Have dispatched what came, or comes, by the transport: one task at a time dispatches one message and puts itself
-        behind all others, until nothing is there and the transport tells of what comes next."""
+        """Have dispatched what came, or comes, by the transport.
+
+        One task at a time dispatches one message and puts itself behind all others, until nothing is there and the
+        transport tells of what comes next.
+        """
         cdef TaskQueue tasks = None
         spin_acquire(&self.inbox().lock)
         if self._announced:
@@ -1596,6 +1604,19 @@ cdef bint move_handles(list items, list received) noexcept:
     return movable
 
 
+cdef int refuse_references(Transfer transfer) except -1:
+    """Make sure that no port in a transfer list to another process passes references, which mean nothing there."""
+    cdef MessagePort port
+    cdef Py_ssize_t i
+    if transfer is not None:
+        for i in range(len(transfer.items)):
+            if isinstance(transfer.items[i], MessagePort):
+                port = transfer.items[i]
+                if port._channel != NULL and port._channel.by_reference:
+                    raise transfer.refusal(i, _PASSES_REFERENCES)
+    return 0
+
+
 cdef object raise_closed(MessagePort port):
     if port._attached == 0:
         raise ChannelClosedError("this port was transferred away; use the one that arrived with the message")
@@ -1843,6 +1864,8 @@ cdef channel *let_go(object handle, uint32_t *side) except NULL:
     """
     cdef MessagePort port = handle
     cdef str obstacle
+    if port._channel != NULL and port._channel.by_reference:
+        raise DataCloneError(_PASSES_REFERENCES)
     spin_acquire(&handles)
     obstacle = port.obstacle()
     if obstacle is None:

@@ -109,7 +109,9 @@ cdef extern from "link.h" nogil:
         uint8_t tag
     ctypedef struct link_message:
         pass
-    far_link *link_new(int far[2], const link_figures *to_here, const link_figures *to_there) noexcept
+    far_link *link_new(int far[2]) noexcept
+    void link_set_figures(far_link *l, const link_figures *to_here, const link_figures *to_there) noexcept
+    uint64_t link_written(far_link *l) noexcept
     far_link *link_attach(int socket, int memory, uint32_t side) noexcept
     void link_incref(far_link *l) noexcept
     void link_decref(far_link *l) noexcept

@@ -13,15 +13,12 @@ cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 
 import marshal
 import os
-import sys
 from time import monotonic, sleep
 
-from messagechannel._context import register_exit
-from messagechannel._core import ChannelClosedError
 from messagechannel._link import Letter, letter_of, reserve_descriptors, set_travel
 from messagechannel._multiprocessing import after_fork_in_child
 from messagechannel._reactor import Reactor
@@ -29,16 +26,14 @@ from messagechannel._transfer import DataCloneError
 
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, LINK_CORRUPT, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref, channel_new, endpoint, endpoint_offer_room,
-    endpoint_wake, far_link, link_attach, link_claim, link_close_in, link_close_out, link_end, link_ended, link_figures,
-    link_figures_in, link_figures_out, link_has_ended_there, link_has_news, link_hear, link_incref, link_new,
-    link_reserve_in, link_restore, link_segment, link_taken_before, parker_now, ring, ring_close, ring_disarm,
-    ring_length, ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve, ring_return_room, shared_claim,
-    shared_number, spin_acquire, spin_release, transport,
+    CHANNEL_OPEN, LINK_CORRUPT, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
+    channel_new, endpoint, endpoint_offer_room, endpoint_wake, far_link, link_attach, link_claim, link_close_in,
+    link_close_out, link_end, link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news,
+    link_hear, link_decref, link_incref, link_new, link_reserve_in, link_restore, link_segment, link_set_figures, link_taken_before, parker_now, ring,
+    ring_close, ring_disarm, ring_length, ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve,
+    ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
 )
 from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
-from messagechannel._transfer cimport Transfer
-from messagechannel._transport cimport Envelope, Transport, owned_item
 from messagechannel._wire cimport Descriptor
 
 
@@ -77,24 +72,26 @@ cdef class Far(Link):
     # The near side.
     cdef uint32_t _side
     cdef int _socket
-    cdef shared_number _registered
+    # Guards `_registered`, and with it the reactor's reference to the channel.
+    cdef spin_lock _lock
+    cdef bint _registered
     cdef shared_number _trimming
 
     @staticmethod
-    cdef Far connect(channel *c, uint32_t side, far_link *l):
+    cdef Far connect(channel *c, uint32_t side, far_link *link):
         """Make a link the transport of a channel. The reference to the link is taken over."""
         cdef Far self = Far.__new__(Far)
-        self._link = l
+        self._link = link
         self._channel = c
         self._side = side
         self._backlog = &c.side[side ^ 1].inbox
-        self._socket = l.socket
-        link_incref(l)
-        l.transport.owner = <void *>self
+        self._socket = link.socket
+        link_incref(link)
+        link.transport.owner = <void *>self
         Py_INCREF(self)
         # Whoever slept there is gone; nobody else is to be the pump.
         ring_disarm(self._backlog)
-        channel_connect(c, &l.transport)
+        channel_connect(c, &link.transport)
         return self
 
     cdef int begin(self) except -1:
@@ -104,18 +101,32 @@ cdef class Far(Link):
         try:
             _reactor.register(self._socket, self)
         except BaseException:
-            self._forget()
+            self._unregister()
             raise
         self.pump()
         self.look()
         return 0
 
-    cdef int _forget(self) except -1:
-        """Have the reactor forget this, which may be the end of the channel."""
-        if shared_claim(&self._registered, True, False):
+    cdef int _unregister(self) except -1:
+        """Have the reactor forget this. The caller has a reference to the channel."""
+        spin_acquire(&self._lock)
+        registered = self._registered
+        self._registered = False
+        spin_release(&self._lock)
+        if registered:
             _reactor.unregister(self._socket)
             release_channel(self._channel)
         return 0
+
+    cdef channel *_hold(self) noexcept:
+        """Return the channel with a reference, NULL when nobody is registered for it any more."""
+        cdef channel *c = NULL
+        spin_acquire(&self._lock)
+        if self._registered:
+            c = self._channel
+            channel_incref(c)
+        spin_release(&self._lock)
+        return c
 
     cdef endpoint *near(self) noexcept:
         return &self._channel.side[self._side]
@@ -124,22 +135,30 @@ cdef class Far(Link):
 
     def heard(self):
         """Hear what the socket has; return seconds to wait if some of it has to stay."""
-        cdef channel *c = self._channel
+        cdef channel *c = self._hold()
         cdef int outcome
-        channel_incref(c)
+        if c == NULL:
+            return None
         try:
             outcome = link_hear(self._link)
-            self.look()
+            self._look()
         finally:
             release_channel(c)
         return SHORTAGE_SECONDS if outcome == LINK_TROUBLE else None
 
     def look(self):
         """See to everything that the far side may have done."""
+        cdef channel *c = self._hold()
+        if c != NULL:
+            try:
+                self._look()
+            finally:
+                release_channel(c)
+
+    cdef int _look(self) except -1:
         cdef endpoint *far_inbox = &self._channel.side[self._side ^ 1]
-        cdef object port = None
         if link_ended(self._link):
-            return
+            return 0
         if far_inbox.inbox.bounded:
             ring_return_room(&far_inbox.inbox, self.collect())
             tell(endpoint_offer_room(far_inbox))
@@ -149,6 +168,7 @@ cdef class Far(Link):
         elif link_has_news(self._link):
             tell(endpoint_wake(self.near(), &self.near().receivers))
             self._rouse()
+        return 0
 
     cdef int _rouse(self) except -1:
         cdef object port = None
@@ -162,7 +182,21 @@ cdef class Far(Link):
 
     def is_listening(self):
         """Tell whether the near port has listeners that the far side can reach."""
-        return self.near().listening != NULL
+        cdef channel *c = self._hold()
+        if c == NULL:
+            return False
+        listening = self.near().listening != NULL
+        release_channel(c)
+        return listening
+
+    def is_sending(self):
+        """Tell whether messages wait here to be sent."""
+        cdef channel *c = self._hold()
+        if c == NULL:
+            return False
+        sending = self.has_unsent()
+        release_channel(c)
+        return sending
 
     # -- what a link asks for --
 
@@ -171,7 +205,12 @@ cdef class Far(Link):
         return 0
 
     def _go_on_later(self):
-        self.resume()
+        cdef channel *c = self._hold()
+        if c != NULL:
+            try:
+                self.resume()
+            finally:
+                release_channel(c)
 
     cdef int look_later(self) except -1:
         _reactor.call_later(5 * SHORTAGE_SECONDS, self.look)
@@ -183,9 +222,14 @@ cdef class Far(Link):
         return 0
 
     def _trim_later(self):
+        cdef channel *c = self._hold()
         self._trimming = False
-        if self.trim(parker_now() - <int64_t>(SEGMENT_SECONDS * 1e9)):
-            self._lent()
+        if c != NULL:
+            try:
+                if self.trim(parker_now() - <int64_t>(SEGMENT_SECONDS * 1e9)):
+                    self._lent()
+            finally:
+                release_channel(c)
 
     cdef int _all_sent(self) except -1:
         link_close_out(self._link)
@@ -199,9 +243,7 @@ cdef class Far(Link):
         cdef channel *c = self._channel
         channel_incref(c)
         # First, because a closed descriptor's number may be another's already.
-        if shared_claim(&self._registered, True, False):
-            _reactor.unregister(self._socket)
-            release_channel(c)
+        self._unregister()
         link_end(self._link, NULL)
         release_channel(c)
         return 0
@@ -209,7 +251,7 @@ cdef class Far(Link):
     cdef bint _bring_in(self, bint *believed) except -1:
         """Bring what is left of the far side's messages into the inbox; False when another thread does."""
         cdef void *items[CHUNK]
-        cdef size_t n, i, done = 0
+        cdef size_t n, i
         cdef int outcome
         cdef ring *inbox = &self.near().inbox
         if not link_reserve_in(self._link):
@@ -268,17 +310,17 @@ cdef class Far(Link):
 
     # -- leaving --
 
-    cdef tuple depart(self, uint32_t side):
+    cdef tuple depart(self):
         """Return the state and the descriptors of this end, which goes to another process."""
         cdef int ends[2]
-        cdef far_link *l = self._link
+        cdef far_link *link = self._link
         cdef ring *inbox = &self.near().inbox
         cdef c_bool wake, shut
         cdef PyObject *item
         cdef Dispatch d
-        cdef list descriptors, arrived = [], waiting = []
+        cdef list descriptors
         self._own_the_pump()
-        if not link_reserve_in(l):
+        if not link_reserve_in(link):
             raise DataCloneError("this port can't be transferred: its other side has closed")
         ring_close(inbox, &wake)
         ring_close(self._backlog, &wake)
@@ -305,22 +347,20 @@ cdef class Far(Link):
             self._dispatch = None
         segments = []
         for i in range(LINK_SEGMENTS):
-            if l.incoming[i].descriptor >= 0:
+            if link.incoming[i].descriptor >= 0:
                 segments.append(i)
-                descriptors.append(os.dup(l.incoming[i].descriptor))
-        came = [l.descriptors[i] for i in range(l.descriptor_count)]
-        l.descriptor_count = 0
+                descriptors.append(os.dup(link.incoming[i].descriptor))
+        came = [link.descriptors[i] for i in range(link.descriptor_count)]
+        link.descriptor_count = 0
         descriptors += came
         partial = None
-        if l.partial != NULL:
-            partial = (l.partial_size, (<char *>l.partial)[:l.partial_length], l.partial_tag if l.assembled else -1,
-                       l.partial_count)
+        if link.partial != NULL:
+            partial = (link.partial_size, (<char *>link.partial)[:link.partial_length], link.partial_tag if link.assembled else -1,
+                       link.partial_count)
         capacity = inbox.capacity
-        number = l.side
-        if shared_claim(&self._registered, True, False):
-            _reactor.unregister(self._socket)
-            release_channel(self._channel)
-        link_end(l, ends)
+        number = link.side
+        self._unregister()
+        link_end(link, ends)
         state = marshal.dumps((number, capacity, letters, begun, segments, len(came), partial))
         return state, [ends[0], ends[1], *descriptors]
 
@@ -339,7 +379,8 @@ cdef class Far(Link):
             if link_ended(self._link):
                 raise DataCloneError("this port can't be transferred: its other side has closed")
             if monotonic() > end:
-                raise DataCloneError("this port can't be transferred: a message that is being sent through it does not end")
+                raise DataCloneError(
+                    "this port can't be transferred: a message that is being sent through it does not end")
             sleep(0.0005)
         return 0
 
@@ -354,28 +395,36 @@ def depart(port):
     """
     cdef uint32_t side
     cdef channel *c
-    cdef far_link *l
-    cdef int far[2]
-    cdef Far transport
+    cdef far_link *link
+    cdef int ends[2]
+    cdef Far far
     cdef link_figures to_here, to_there
-    reserve_descriptors(4)
-    c = let_go(port, &side)
+    link = link_new(ends)
+    if link == NULL:
+        raise OSError(errno, f"no link for a port that is transferred: {os.strerror(errno)}")
+    try:
+        c = let_go(port, &side)
+    except BaseException:
+        link_decref(link)
+        os.close(ends[0])
+        os.close(ends[1])
+        raise
     try:
         if c.transport != NULL:
-            return (<Far>c.transport.owner).depart(side)
+            link_decref(link)
+            os.close(ends[0])
+            os.close(ends[1])
+            return (<Far>c.transport.owner).depart()
         to_here = figures_of(&c.side[side ^ 1].inbox, True)
         to_there = figures_of(&c.side[side].inbox, False)
-        l = link_new(far, &to_here, &to_there)
-        if l == NULL:
-            close_channel(c, side)
-            raise OSError(errno, f"no link for a port that is transferred: {os.strerror(errno)}")
+        link_set_figures(link, &to_here, &to_there)
         state = marshal.dumps((1, c.side[side].inbox.capacity, [], None, [], 0, None))
-        transport = Far.connect(c, side ^ 1, l)
+        far = Far.connect(c, side ^ 1, link)
         if c.closed_by != CHANNEL_OPEN:
             # Closed in this moment: what was posted before arrives.
-            transport._closing = True
-        transport.begin()
-        return state, [far[0], far[1]]
+            far._closing = True
+        far.begin()
+        return state, [ends[0], ends[1]]
     finally:
         release_channel(c)
 
@@ -394,9 +443,9 @@ def arrive(bytes state, list descriptors):
     :raises ValueError: for what is no such state.
     :raises OSError: when the link can't be mapped.
     """
-    cdef far_link *l = NULL
+    cdef far_link *link = NULL
     cdef channel *c = NULL
-    cdef Far transport
+    cdef Far far
     cdef link_segment incoming[8]
     cdef int fifo[4096]
     cdef link_figures f
@@ -410,8 +459,8 @@ def arrive(bytes state, list descriptors):
         near = number
         if near > 1 or came > 4096:
             raise ValueError("this is no state of a port")
-        l = link_attach(descriptors[0], descriptors[1], near)
-        if l == NULL:
+        link = link_attach(descriptors[0], descriptors[1], near)
+        if link == NULL:
             raise OSError(errno, f"a port that came can't be attached: {os.strerror(errno)}")
         del descriptors[:2]
         c = channel_new(capacity, False)
@@ -434,10 +483,10 @@ def arrive(bytes state, list descriptors):
         for i in range(came):
             fifo[i] = descriptors.pop(0)
         size, part, tag, count = partial or (0, b"", -1, 0)
-        if not link_restore(l, incoming, <char *>part, len(part), size, tag, count, fifo, came):
+        if not link_restore(link, incoming, <char *>part, len(part), size, tag, count, fifo, came):
             raise MemoryError
-        transport = Far.connect(c, near, l)
-        l = NULL
+        far = Far.connect(c, near, link)
+        link = NULL
         waiting = 0
         for place, letter in backlog:
             queue = &c.side[near if place == 0 else near ^ 1].inbox
@@ -447,13 +496,13 @@ def arrive(bytes state, list descriptors):
                 ring_reserve(queue, 1)
             waiting += place
         if begun is not None:
-            transport.continue_with(begun)
+            far.continue_with(begun)
             waiting += 1
-        link_figures_out(transport._link, &f)
+        link_figures_out(far._link, &f)
         if capacity:
-            ring_reserve(transport._backlog, min(<size_t>(f.published - f.taken) + waiting, capacity))
+            ring_reserve(far._backlog, min(<size_t>(f.published - f.taken) + waiting, capacity))
         port = take_hold(c, near)
-        transport.begin()
+        far.begin()
         # The reference of the far side is nobody's: the reactor has its own.
         release_channel(c)
         return port

@@ -47,6 +47,7 @@ cdef class Link(Transport):
     cpdef int pump(self) except -1
     cdef int resume(self) except -1
     cdef size_t take_letters(self, void **items, size_t limit, bint reserved, int *outcome) except? 0
+    cdef bint has_unsent(self) noexcept
     cdef int _all_sent(self) except -1
     cdef int _try_again(self) except -1
     cdef int _lent(self) except -1

@@ -18,7 +18,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_INCREF
 from libc.errno cimport EMFILE, ENFILE, ENOMEM, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -31,17 +31,18 @@ from messagechannel._transfer import DataCloneError
 from messagechannel._clone cimport Serialized
 from messagechannel._csrc cimport (
     LINK_CORRUPT, LINK_EMPTY, LINK_FIRST, LINK_FRAGMENT, LINK_GONE, LINK_LAST, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE,
-    LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link, link_arm_room, link_begin, link_claim,
-    link_decref, link_ended, link_figures, link_figures_in, link_figures_out, link_finish, link_id, link_is_reserved,
-    link_lend_segment, link_longest, link_message, link_next, link_piece, link_post_many, link_recall_segment,
-    link_send_descriptors, link_collect, link_taken_before, link_trim, link_write, ring, ring_arm, ring_length,
-    ring_pop, ring_push, shared_claim, shared_memory_map, shared_memory_new, shared_memory_unmap, shared_number, steal,
+    LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link, link_arm_room, link_begin,
+    link_claim, link_collect, link_decref, link_ended, link_figures, link_figures_in, link_figures_out, link_finish,
+    link_id, link_is_reserved, link_lend_segment, link_longest, link_message, link_next, link_piece, link_post_many,
+    link_recall_segment, link_send_descriptors, link_taken_before, link_trim, link_written, link_write, ring_arm, ring_length,
+    ring_pop, ring_push, shared_claim, shared_memory_map, shared_memory_new, shared_memory_unmap, steal,
 )
 from messagechannel._transfer cimport Transfer
 from messagechannel._transport cimport (
     Envelope, Figures, Sealed, Transport, discard, envelope_of, is_envelope, owned_item, unopened,
 )
-from messagechannel._wire cimport Descriptor, Memory, Parcel, pack, unpack
+from messagechannel._wire cimport Descriptor, Memory, Parcel, unpack
+from messagechannel._wire cimport pack as pack_parcel
 
 
 cdef extern from "module_state.h":
@@ -355,7 +356,7 @@ cdef Parcel pack_with_ports(object data, tuple ports):
     if ports:
         transfer = Transfer(ports)
         transfer.received = list(ports)
-    parcel = pack(data, transfer)
+    parcel = pack_parcel(data, transfer)
     parcel.seal()
     return parcel
 
@@ -366,7 +367,7 @@ def letter_of(Envelope envelope):
     The descriptors are the caller's. A message that can't be written down arrives as a DataCloneError.
     """
     try:
-        tag, parts, descriptors, owners = write_down(envelope.data, envelope.ports, None)
+        tag, parts, descriptors, _ = write_down(envelope.data, envelope.ports, None)
         return tag, b"".join(parts), [os.dup(fd) for fd in descriptors]
     except Exception as error:
         return TAG_ERROR, excuse(error), []
@@ -409,7 +410,7 @@ cdef Letter letter_taken(taken *t):
     if t.error:
         # With what it came with it can't be rebuilt any more.
         letter.tag = TAG_ERROR
-        letter.payload = f"the message came with shared memory that can't be mapped here: {os.strerror(t.error)}".encode()
+        letter.payload = f"the message came with memory that can't be mapped: {os.strerror(t.error)}".encode()
     return letter
 
 
@@ -431,7 +432,7 @@ cdef class Link(Transport):
         envelope.ports = ()
         if transfer is None and encode_atom(<PyObject *>message, &piece):
             return message
-        parcel = pack(message, transfer)
+        parcel = pack_parcel(message, transfer)
         envelope.data = parcel
         reserve_descriptors((0 if transfer is None else DESCRIPTORS_OF_A_PORT * len(transfer.items)) + len(parcel.big))
         return envelope
@@ -572,17 +573,14 @@ cdef class Link(Transport):
             self.pump()
         return 0
 
-    def is_sending(self):
+    cdef bint has_unsent(self) noexcept:
         """Tell whether messages wait here to be sent."""
         return not link_ended(self._link) and (
             self._dispatch is not None or self._held is not None or ring_length(self._backlog) > 0)
 
     def sent(self):
         """Return a number that grows with what is sent."""
-        cdef link_figures f
-        cdef Dispatch dispatch = self._dispatch
-        link_figures_out(self._link, &f)
-        return f.published + f.taken, 0 if dispatch is None else dispatch.done
+        return link_written(self._link)
 
     cdef bint _wait_for_room(self, int why) except -1:
         """Leave the pump to whoever hears that there is room; True when that was there already."""
@@ -601,18 +599,15 @@ cdef class Link(Transport):
         cdef Dispatch d = self._dispatch
         cdef Py_buffer view
         cdef int64_t written
-        cdef uint64_t left
         cdef bint whole = d.done == 0 and d.length <= link_longest(self._link)
         cdef bint ends
         cdef uint8_t kind
-        cdef char *start
         if whole and len(d.parts) != 1:
             d.parts = [b"".join(d.parts)]
         while True:
             part = d.parts[0]
             PyObject_GetBuffer(part, &view, PyBUF_SIMPLE)
             try:
-                left = d.length - d.done
                 ends = len(d.parts) == 1 and (whole or <size_t>view.len <= link_longest(self._link))
                 if ends and d.descriptors and not self._send_descriptors():
                     return LINK_GONE if link_ended(self._link) else LINK_TROUBLE
@@ -625,7 +620,6 @@ cdef class Link(Transport):
                 if written < 0:
                     return <int>written
                 d.done += <uint64_t>written
-                start = <char *>view.buf
                 rest = None
                 if written < view.len:
                     rest = memoryview(part).cast("B")[written:] if type(part) is not memoryview else part[written:]
@@ -737,7 +731,7 @@ cdef class Link(Transport):
             outcome[0] = LINK_TROUBLE if isinstance(failure, MemoryError) else LINK_CORRUPT
         elif outcome[0] == LINK_TROUBLE:
             failure = MemoryError() if error == ENOMEM else OSError(
-                error, f"the next message came with descriptors, for which there is no room here: {os.strerror(error)}; "
+                error, f"the next message came with descriptors, for which there is no room: {os.strerror(error)}; "
                 "close some, or raise the limit (ulimit -n), and receive again")
         if outcome[0] == LINK_CORRUPT and self.mischief is None:
             self.mischief = "the other process has written what is no message" if failure is None else str(failure)

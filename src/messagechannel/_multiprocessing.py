@@ -1,7 +1,7 @@
 """Ports where multiprocessing passes its Connections: arguments of processes, Pipes, Queues.
 
 There a port is transferred, as in a transfer list: the other process has it afterwards, and here it is detached. Its
-pickles are for multiprocessing's own pickler alone, because they are good for one reading by another process of this machine.
+pickles are for multiprocessing's own pickler alone: they are good for one reading, by a process of this machine.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
+from weakref import ref
 
 from messagechannel._core import MessagePort, set_reduction
 
@@ -38,7 +39,7 @@ def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
         close_all(descriptors)
     else:
         # It has made a note of their numbers, and passes them to the process that is being started.
-        _close_when_started(spawning, descriptors, _PATIENCE_SECONDS)
+        _close_when_started(ref(spawning), descriptors, _PATIENCE_SECONDS)
     return _arrive, (state, duplicates)
 
 
@@ -54,11 +55,12 @@ def close_all(descriptors: list[int]) -> None:
         os.close(descriptor)
 
 
-def _close_when_started(spawning: Any, descriptors: list[int], patience: float) -> None:
+def _close_when_started(spawning: ref[Any], descriptors: list[int], patience: float) -> None:
     # As long as they are open here, the death of the process that gets them is not noticed.
     from messagechannel._far import call_later
 
-    if hasattr(spawning, "pid") or patience <= 0:
+    popen = spawning()
+    if popen is None or hasattr(popen, "pid") or patience <= 0:
         close_all(descriptors)
     else:
         call_later(_LOOK_SECONDS, partial(_close_when_started, spawning, descriptors, patience - _LOOK_SECONDS))
@@ -66,8 +68,8 @@ def _close_when_started(spawning: Any, descriptors: list[int], patience: float) 
 
 # ---- processes that are forked ----
 
-# Nothing is pickled for those: they get the very objects that were given to them. So ports among these depart before the
-# fork, and arrive in the child in their places.
+# Nothing is pickled for those: they get the very objects that were given to them. So ports among these depart before
+# the fork, and arrive in the child in their places.
 _departed: list[tuple[BaseProcess, dict[int, Any], dict[int, tuple[bytes, list[int]]]]] = []
 
 

@@ -1,13 +1,14 @@
 """The one thread of a process that hears the bells of other processes.
 
-It sleeps until a socket has something, and calls whoever registered it. It knows nothing of ports or links. Whoever waits
-for a message of another process is woken by way of this thread, and so is a listener; who finds messages there takes them
-without it.
+It sleeps until a socket has something, and calls whoever registered it. It knows nothing of ports or links. Whoever
+waits for a message of another process is woken by way of this thread, and so is a listener; who finds messages there
+takes them without it.
 """
 
 from __future__ import annotations
 
 from _thread import RLock, allocate_lock
+from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 from time import monotonic, sleep
@@ -17,7 +18,6 @@ from messagechannel._context import SETTLE_SECONDS, register_exit, settle, threa
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import selectors
-    import socket
     from collections.abc import Callable
     from typing import Any, Protocol
 
@@ -102,7 +102,7 @@ class Reactor:
         self._ring()
 
     def flush(self) -> None:
-        """Wait until all messages were sent that wait for room; give up when none could be for EXIT_PATIENCE seconds."""
+        """Wait until all messages were sent that wait for room; give up after EXIT_PATIENCE without one."""
         end = monotonic() + EXIT_PATIENCE
         before = None
         while monotonic() < end:
@@ -184,18 +184,14 @@ class Reactor:
         return due
 
     def _ring(self) -> None:
-        try:
+        # Where it is full, it is heard anyway.
+        with suppress(OSError):
             self._bell.send(b"b")
-        except OSError:
-            # Full, so that it is heard anyway.
-            pass
 
     def _hush(self) -> None:
-        try:
+        with suppress(OSError):
             while self._hears.recv(4096):
                 pass
-        except OSError:
-            pass
 
     def _end(self) -> None:
         self.flush()

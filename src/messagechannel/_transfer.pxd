@@ -5,7 +5,7 @@ cdef class Transfer:
     cdef list _hooks
     # address of an item -> index
     cdef dict _places
-    # For items that have __transfer__: what that returned.
+    # For items that are rebuilt by the receiver: what __transfer__ returned, or the like.
     cdef dict _rebuilders
 
     cdef object refusal(self, Py_ssize_t index, str reason)

@@ -28,3 +28,8 @@ def register_transferable(
     obstacle: Callable[[_T, _T], str | None],
     move: Callable[[_T, _T], None],
 ) -> None: ...
+def register_departing(
+    cls: type[_T],
+    obstacle: Callable[[_T, _T], str | None],
+    depart: Callable[[_T], tuple[Callable[..., object], tuple[object, ...]]],
+) -> None: ...

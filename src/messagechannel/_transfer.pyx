@@ -56,14 +56,38 @@ def register_transferable(cls, receiver, obstacle, move):
     _transferables[cls] = (receiver, obstacle, move)
 
 
+def register_departing(cls, obstacle, depart):
+    """Make the instances of exactly `cls`, or of its subclasses, transferable, as if they had ``__transfer__``.
+
+    :param obstacle: as for :func:`register_transferable`.
+    :param depart: ``depart(item)`` detaches the item and returns what ``__transfer__`` does.
+    """
+    _transferables[cls] = (None, obstacle, depart)
+
+
+# What is not imported before somebody transfers one: the module of each type, by the type's name.
+_modules = {
+    "array": "array",
+    "socket": "socket", "Connection": "multiprocessing.connection",
+    "FileIO": "_io", "BufferedReader": "_io", "BufferedWriter": "_io", "BufferedRandom": "_io", "TextIOWrapper": "_io",
+}
+
+
 cdef tuple _hooks_of(object item):
     for cls in type(item).__mro__:
         hooks = _transferables.get(cls)
-        if hooks is not None:
-            return hooks
-        if cls.__name__ == "array" and cls is getattr(sys.modules.get("array"), "array", None):
-            register_transferable(cls, _empty_array, _array_obstacle, _move_array)
-            return _transferables[cls]
+        if hooks is None:
+            module = _modules.get(cls.__name__)
+            if module is None or cls is not getattr(sys.modules.get(module), cls.__name__, None):
+                continue
+            if module == "array":
+                register_transferable(cls, _empty_array, _array_obstacle, _move_array)
+            else:
+                from messagechannel._descriptors import register
+                register(cls)
+            hooks = _transferables[cls]
+        # A subclass of a socket or file may know better.
+        return None if hooks[0] is None and hasattr(type(item), "__transfer__") else hooks
     return None
 
 
@@ -110,6 +134,11 @@ cdef inline object address(object item):
     return <uintptr_t><PyObject *>item
 
 
+cdef inline bint is_deferred(tuple hooks):
+    """Tell whether an item can be rebuilt only where the message is received."""
+    return hooks is None or hooks[0] is None
+
+
 cdef class Transfer:
     """The transfer list of one message: ``Transfer(transfer, source)`` reads it once and looks at every item.
 
@@ -117,8 +146,9 @@ cdef class Transfer:
 
     :ivar items: what was listed.
     :ivar received: for each item the new object that takes over. It is empty until :meth:`detach`; in place of an
-        object that has ``__transfer__`` stands the object itself until the message is received.
-    :ivar deferred: whether an item has ``__transfer__``, and so can only be rebuilt where the message is received.
+        object that has ``__transfer__``, of a socket or of a file stands the object itself until the message is
+        received.
+    :ivar deferred: whether there is such an item, which can only be rebuilt where the message is received.
     :raises TypeError: for a transfer list that is not an iterable of objects.
     :raises DataCloneError: for an item that can't be transferred, or is listed twice.
     """
@@ -147,14 +177,15 @@ cdef class Transfer:
             hooks = _hooks_of(item)
             if hooks is None and not hasattr(type(item), "__transfer__"):
                 raise self.refusal(index, f"a {type(item).__name__} can't be transferred, only a MessagePort, "
-                                   "bytearray or array.array can, and what has a __transfer__ method")
+                                   "bytearray, array.array, socket, Connection or open file can, and what has a "
+                                   "__transfer__ method")
             key = address(item)
             if key in self._places:
                 raise self.refusal(index, f"this {type(item).__name__} is listed twice")
             self._places[key] = index
             self._hooks.append(hooks)
-        self.deferred = None in self._hooks
-        self.received = [item if hooks is None else hooks[0](item) for item, hooks in zip(self.items, self._hooks)]
+        self.received = [item if is_deferred(hooks) else hooks[0](item) for item, hooks in zip(self.items, self._hooks)]
+        self.deferred = any([is_deferred(hooks) for hooks in self._hooks])
 
     cdef object refusal(self, Py_ssize_t index, str reason):
         return DataCloneError(f"transfer[{index}]: {reason}", f"transfer[{index}]")
@@ -164,12 +195,12 @@ cdef class Transfer:
         return self._places.get(address(item))
 
     def check(self):
-        """Make sure that every item can be detached now.
+        """Make sure that every item that was not yet detached can be.
 
         :raises DataCloneError: for one that can't.
         """
         for index, (item, received, hooks) in enumerate(zip(self.items, self.received, self._hooks)):
-            reason = None if hooks is None else hooks[1](item, received)
+            reason = None if hooks is None or index in self._rebuilders else hooks[1](item, received)
             if reason is not None:
                 raise self.refusal(index, f"this {type(item).__name__} can't be transferred: {reason}")
 
@@ -188,13 +219,15 @@ cdef class Transfer:
             for index, (item, hooks) in enumerate(zip(self.items, self._hooks)):
                 if hooks is None:
                     self._rebuilders[index] = _checked(item, type(item).__transfer__(item))
+                elif hooks[0] is None:
+                    self._rebuilders[index] = hooks[2](item)
             # What ran may have detached or exported other items.
             self.check()
         return 0
 
     cdef int move(self) except -1:
         for item, received, hooks in zip(self.items, self.received, self._hooks):
-            if hooks is not None:
+            if not is_deferred(hooks):
                 hooks[2](item, received)
         return 0
 
@@ -203,7 +236,7 @@ cdef class Transfer:
         return self._rebuilders.get(index)
 
     cdef int receive(self) except -1:
-        """Rebuild, on the receiving side, the objects that have ``__transfer__``."""
+        """Rebuild, on the receiving side, what was detached by departing."""
         for index, (rebuild, args) in self._rebuilders.items():
             self.received[index] = rebuild(*args)
         return 0

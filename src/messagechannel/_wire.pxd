@@ -1,4 +1,3 @@
-from messagechannel._clone cimport Serialized
 from messagechannel._transfer cimport Transfer
 
 
@@ -22,6 +21,7 @@ cdef class Descriptor:
 cdef class SharedBuffer:
     cdef Memory _memory
     cdef Descriptor _descriptor
+    cdef object __weakref__
 
 
 cdef class Parcel:
@@ -40,8 +40,6 @@ cdef class Parcel:
     cdef list _luggage_entries
     cdef bytes _head
 
-    @staticmethod
-    cdef Parcel of_serialized(Serialized serialized)
     cpdef object seal(self)
     cpdef object snapshot(self)
     cpdef list parts(self)

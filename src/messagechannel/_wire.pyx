@@ -18,8 +18,9 @@ and both pickles follow. A pickle begins with a byte that a head never begins wi
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.dict cimport PyDict_Update
 from cpython.object cimport PyObject
-from libc.errno cimport ENOSYS, errno
+from libc.errno cimport EINVAL, ENOSYS, errno
 from libc.stdint cimport uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -147,7 +148,7 @@ cdef Memory map_descriptor(int fd, size_t size):
     if m.address == NULL:
         error = errno
         free(m)
-        raise_errno(error)
+        raise_errno(error, size)
     try:
         return Memory.adopt(m.address, size, release_mapping, m)
     except BaseException:
@@ -155,15 +156,20 @@ cdef Memory map_descriptor(int fd, size_t size):
         raise
 
 
-cdef int raise_errno(int error) except -1:
+cdef int raise_errno(int error, size_t size) except -1:
     if error == ENOSYS:
         raise NotImplementedError("this platform has no shared memory")
-    raise OSError(error, os.strerror(error))
+    raise OSError(error, f"no shared memory of {size} bytes: {os.strerror(error)}")
+
+
+# What __cinit__ is told where the rest is about to be filled in.
+_nothing_yet = object()
 
 
 @cython.final
 cdef class SharedBuffer:
-    """Memory that everybody shares to whom it is posted, in this process or another (the web's SharedArrayBuffer).
+    """SharedBuffer(nbytes)\n--\n\n\
+    Memory that everybody shares to whom it is posted, in this process or another (the web's SharedArrayBuffer).
 
     A writable buffer of bytes, zero at first: ``memoryview(shared)`` or ``numpy.frombuffer(shared, ...)`` reads and
     writes it. Cloning or posting it makes another SharedBuffer for the same memory; it is not transferred, and may be
@@ -178,11 +184,11 @@ cdef class SharedBuffer:
     :raises NotImplementedError: on a platform without shared memory.
     """
 
-    def __init__(self, nbytes):
+    def __cinit__(self, nbytes):
         cdef size_t size
         cdef int fd
-        if self._memory is not None:
-            raise TypeError("a SharedBuffer can't be initialised again")
+        if nbytes is _nothing_yet:
+            return
         number = nbytes.__index__() if hasattr(type(nbytes), "__index__") else None
         if number is None:
             raise TypeError(f"nbytes must be an integer, not {type(nbytes).__name__}")
@@ -191,10 +197,9 @@ cdef class SharedBuffer:
         size = number
         fd = shared_memory_new(size)
         if fd < 0:
-            raise_errno(errno)
-        descriptor = Descriptor(fd)
+            raise_errno(errno, size)
+        self._descriptor = Descriptor(fd)
         self._memory = map_descriptor(fd, size)
-        self._descriptor = descriptor
 
     @property
     def nbytes(self):
@@ -224,16 +229,17 @@ def _from_duplicate(duplicate, nbytes):
 
 
 cdef SharedBuffer share_descriptor(Descriptor descriptor, size_t size):
-    cdef SharedBuffer shared = SharedBuffer.__new__(SharedBuffer)
-    shared._memory = map_descriptor(descriptor.fd, size)
-    shared._descriptor = descriptor
-    return shared
+    return new_shared_buffer(map_descriptor(descriptor.fd, size), descriptor)
 
 
 def _share(SharedBuffer value):
-    cdef SharedBuffer shared = SharedBuffer.__new__(SharedBuffer)
-    shared._memory = value._memory
-    shared._descriptor = value._descriptor
+    return new_shared_buffer(value._memory, value._descriptor)
+
+
+cdef SharedBuffer new_shared_buffer(Memory memory, Descriptor descriptor):
+    cdef SharedBuffer shared = SharedBuffer.__new__(SharedBuffer, _nothing_yet)
+    shared._memory = memory
+    shared._descriptor = descriptor
     return shared
 
 
@@ -300,7 +306,8 @@ cdef class Writer:
     cdef dict known
     cdef object pickler
     cdef object dump
-    cdef object place_beside
+    # The pickler's.
+    cdef dict dispatch_table
 
     def write(self, chunk):
         # Large bytes come as they are, other large things as views of what may change.
@@ -352,21 +359,24 @@ cdef class Writer:
     cdef int begin(self, pickler) except -1:
         self.pickler = pickler
         self.dump = pickler.dump
-        self.place_beside = self.stand_in
+        self.dispatch_table = pickler.dispatch_table = {}
         return 0
 
     cdef int write_pickle(self, object value) except -1:
         self.chunks = []
         self.size = 0
-        self.pickler.dispatch_table = {
-            **_dispatch_table, SharedBuffer: self.place_beside, Descriptor: self.place_beside,
-        }
+        # What was registered since the last pickle; what was removed shows in the number.
+        PyDict_Update(self.dispatch_table, _dispatch_table)
+        if len(self.dispatch_table) != len(<dict>_dispatch_table) + 2:
+            self.dispatch_table.clear()
+            PyDict_Update(self.dispatch_table, _dispatch_table)
+            self.dispatch_table[SharedBuffer] = self.dispatch_table[Descriptor] = self.stand_in
         self.dump(value)
         return 0
 
     cdef int forget(self) except -1:
         """Break the circle of pickler and writer."""
-        self.pickler = self.dump = self.place_beside = None
+        self.pickler = self.dump = self.dispatch_table = None
         return 0
 
 
@@ -407,7 +417,7 @@ cdef class Parcel:
     """
 
     @staticmethod
-    cdef Parcel of_serialized(Serialized serialized):
+    def of_serialized(Serialized serialized not None):
         """Return the Parcel of a message that waited, whose transferred items have been moved; to be sealed."""
         cdef Parcel parcel = Parcel.__new__(Parcel)
         parcel._message = [serialized._pickle]
@@ -492,10 +502,11 @@ cdef class Parcel:
         return head
 
     cpdef object snapshot(self):
-        """Copy what is still the sender's, for a message that can't be sent at once."""
+        """Copy what the sender can still change, for a message that can't be sent at once."""
         cdef Py_ssize_t index
+        owned = set() if self._transfer is None else {address(item) for item in self._transfer.received}
         for index, view in enumerate(self.big):
-            if type(view) is memoryview:
+            if type(view) is memoryview and type(view.obj) is not bytes and address(view.obj) not in owned:
                 self.big[index] = bytes(view)
         return None
 
@@ -581,16 +592,22 @@ cpdef object unpack(object payload, list big, list descriptors, list ports):
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
     if _pickle is None:
         _make_classes()
-    if not size or data[size - 1] != STOP:
-        raise ValueError("malformed message: it has no end")
     try:
-        if <unsigned char>data[0] != PROTO:
+        if not size or data[0] != PROTO:
             return unpack_beside(data, big, owned, ports)
+        check_pickle(data, 0, size)
         if big or owned or ports:
             raise ValueError("malformed message: nothing belongs beside it")
         return _pickle.loads(data)
     except _pickle.UnpicklingError as error:
         raise ValueError(f"malformed message: {error}") from error
+
+
+cdef int check_pickle(bytes data, size_t offset, size_t size) except -1:
+    """See whether there may be a pickle, lest the unpickler runs out of bytes."""
+    if size < 2 or data[offset] != PROTO or data[offset + size - 1] != STOP:
+        raise ValueError("malformed message: a pickle is none, or was cut off")
+    return 0
 
 
 cdef object unpack_beside(bytes data, list big, list descriptors, list ports):
@@ -609,6 +626,9 @@ cdef object unpack_beside(bytes data, list big, list descriptors, list ports):
     luggage = head[2]
     if message > size - offset or luggage != size - offset - message:
         raise ValueError("malformed message: its lengths contradict each other")
+    check_pickle(data, offset, message)
+    if luggage:
+        check_pickle(data, offset + message, luggage)
     cdef Entries entries = Entries.__new__(Entries)
     entries.big = big
     entries.descriptors = descriptors
@@ -669,7 +689,14 @@ cdef class Entries:
             raise ValueError("malformed message: a descriptor is missing")
         descriptor = self.descriptors[self.next_descriptor]
         self.next_descriptor += 1
-        return descriptor if kind == KIND_DESCRIPTOR else share_descriptor(descriptor, number)
+        if kind == KIND_DESCRIPTOR:
+            return descriptor
+        try:
+            return share_descriptor(descriptor, number)
+        except OSError as error:
+            if error.errno != EINVAL:
+                raise
+            raise ValueError("malformed message: the memory of a SharedBuffer is none, or too small") from error
 
 
 bring_home(SharedBuffer, "messagechannel", "messagechannel.SharedBuffer")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _LAST_PATIENCE = 1.0
 
 
-class RemoteTraceback(Exception):
+class RemoteTraceback(Exception):  # noqa: N818 - it is no error, but what shows one
     """The traceback, as text, of an exception that another process raised; the ``__cause__`` of its copy here."""
 
     def __init__(self, text: str) -> None:
@@ -49,15 +49,20 @@ class ProcessContext:
 
         from messagechannel._core import MessagePort
 
+        # What can't be pickled is met before the ports, which depart as they are.
         context: Any = multiprocessing.get_context("spawn" if start_method is None else start_method)
         self._errors, errors = entangled_ports(MessagePort)
-        self._process: BaseProcess = context.Process(target=_run, args=(target, port, errors, args), name=name)
+        self._process: BaseProcess = context.Process(target=_run, args=(target, args, port, errors), name=name)
         self._tell = tell
         self._errors.onmessage = self._hear
 
     def start(self) -> None:
         """Start the process."""
-        self._process.start()
+        try:
+            self._process.start()
+        except BaseException:
+            self._errors.close()
+            raise
 
     def _hear(self, event: Any) -> None:
         error, message, text = event.data
@@ -79,6 +84,10 @@ class ProcessContext:
         """Tell whether the process still runs."""
         return self._process.is_alive()
 
+    def has_ended(self) -> bool:
+        """Tell whether the process was started and has ended."""
+        return self._process.exitcode is not None
+
     def join(self, timeout: float | None) -> None:
         """Wait until the process has ended."""
         self._process.join(timeout)
@@ -98,7 +107,9 @@ class ProcessContext:
             self._process.join()
 
 
-def _run(target: Callable[..., object], port: MessagePort[Any], errors: MessagePort[Any], args: tuple[Any, ...]) -> None:
+def _run(
+    target: Callable[..., object], args: tuple[Any, ...], port: MessagePort[Any], errors: MessagePort[Any]
+) -> None:
     """Be the process."""
     from multiprocessing.util import Finalize
 

@@ -28,6 +28,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_running.clear)
 
 
+def _forget_ended():
+    """Forget the workers that have ended without a word: processes."""
+    for context in list(_running):
+        if context.has_ended():
+            _running.pop(context, None)
+
+
 def close_workers():
     """Close the channels of all workers, give them a moment to finish, and end the processes among them."""
     from time import monotonic
@@ -86,6 +93,9 @@ class _ThreadContext:
         finally:
             del _running[self]
 
+    def has_ended(self):
+        return False
+
     def terminate(self):
         """Do nothing: a thread can't be stopped."""
 
@@ -141,6 +151,7 @@ class Worker(MessagePort):
 
             context = ProcessContext(target, port, args, name, start_method, tell)
         self._context = context
+        _forget_ended()
         with _entering:
             if not _running:
                 _prepare_exit()
@@ -149,6 +160,7 @@ class Worker(MessagePort):
             context.start()
         except BaseException:
             _running.pop(context, None)
+            self.close()
             raise
         return self
 
@@ -201,6 +213,7 @@ class Worker(MessagePort):
     def join(self, timeout=None):
         """Wait until the target has returned, at most `timeout` seconds; None waits for ever."""
         self._context.join(timeout)
+        _forget_ended()
 
     def terminate(self):
         """Stop the target: a process is ended, whatever it does, and the channel with it.
