@@ -80,7 +80,7 @@ static bool has_news(const transport *t)
 static bool has_room(const transport *t)
 {
     const far_link *l = (const far_link *)t;
-    return atomic_load_explicit(&link_ring_out(l)->taken, memory_order_relaxed) != l->credited;
+    return !link_is_deaf(l) && atomic_load_explicit(&link_ring_out(l)->taken, memory_order_relaxed) != l->credited;
 }
 
 static int64_t length(const transport *t)
@@ -487,7 +487,8 @@ uint64_t link_collect(far_link *l)
     spin_acquire(&l->writing);
     uint64_t taken = atomic_load_explicit(&l->out.ring->taken, memory_order_acquire);
     uint64_t published = atomic_load_explicit(&l->out.ring->published, memory_order_relaxed);
-    uint64_t more = taken - l->credited;
+    /* What the other side will never take needs no room any more. */
+    uint64_t more = (link_is_deaf(l) ? published : taken) - l->credited;
     /* Whatever the other side says, it took no more than there was. */
     if (published - l->credited < more) {
         more = 0;
@@ -830,6 +831,13 @@ bool link_reserve_in(far_link *l)
     l->reserved = true;
     spin_release(&l->reading);
     return first;
+}
+
+void link_yield_in(far_link *l)
+{
+    spin_acquire(&l->reading);
+    l->reserved = false;
+    spin_release(&l->reading);
 }
 
 void link_close_in(far_link *l)

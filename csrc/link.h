@@ -162,6 +162,11 @@ void link_decref(far_link *l);
 bool link_end(far_link *l, int fds[2]);
 /* In a forked child, where the thread is not that may have held a lock: gives the descriptors up, which are copies. */
 void link_abandon(far_link *l);
+/* The other side has written what it can't have. */
+static inline bool link_is_distrusted(const far_link *l)
+{
+    return l->distrusted;
+}
 static inline bool link_ended(const far_link *l)
 {
     return l->socket < 0;
@@ -209,7 +214,7 @@ size_t link_send_descriptors(far_link *l, const int *descriptors, size_t n);
 bool link_arm_room(far_link *l);
 /* Bytes that were ever written. */
 uint64_t link_written(far_link *l);
-/* Messages that the other side has taken since the last call. */
+/* Messages that the other side has taken since the last call; all that there are, once it takes no more. */
 uint64_t link_collect(far_link *l);
 /* Nothing more will be written. */
 void link_close_out(far_link *l);
@@ -268,6 +273,8 @@ static inline bool link_has_ended_there(const far_link *l)
 }
 /* From here on the caller alone takes messages; all others are to look (link_is_reserved) after link_begin. True for the one call that did it. */
 bool link_reserve_in(far_link *l);
+/* He gives it up again. */
+void link_yield_in(far_link *l);
 static inline bool link_is_reserved(const far_link *l)
 {
     return l->reserved;

@@ -267,30 +267,27 @@ def test_a_peer_that_dies_in_send_leaves_what_it_has_sent():
         seconds_to_close(here)
 
 
-def test_a_port_on_its_way_to_a_dead_process_is_closed():
+def kill_while_ports_are_on_their_way(behind_a_backlog):
+    here, there = MessageChannel()
+    kept = []
+    with victim(hold, there) as process:
+        assert here.receive(PATIENCE) == "ready"
+        if behind_a_backlog:
+            # What comes behind this stays in this process.
+            here.post_message(bytes(1_000_000))
+        for number in range(20):
+            # Every other one leads from process to process already.
+            mine, yours = far_channel() if number % 2 else MessageChannel()
+            here.post_message(None, [yours])
+            kept.append(mine)
+        killed = kill(process)
+        assert_prompt([seconds_to_close(port, killed) for port in kept])
+
+
+@pytest.mark.parametrize("behind_a_backlog", [False, True])
+def test_a_port_on_its_way_to_a_dead_process_is_closed(behind_a_backlog):
     with same_footprint():
-        for before in ("nothing", "room", "a backlog"):
-            here, there = MessageChannel()
-            kept = []
-            with victim(hold, there) as process:
-                assert here.receive(PATIENCE) == "ready"
-                if before == "a backlog":
-                    # What comes behind this stays in this process.
-                    here.post_message(bytes(1_000_000))
-                for _ in range(20):
-                    mine, yours = MessageChannel()
-                    here.post_message(None, [yours])
-                    kept.append(mine)
-                if before == "room":
-                    # A port whose peer is in the dead process, too.
-                    mine, yours = MessageChannel()
-                    here.post_message(None, [yours])
-                    kept.append(mine)
-                    other, another = far_channel()
-                    here.post_message(other, [other])
-                    kept.append(another)
-                killed = kill(process)
-                assert_prompt([seconds_to_close(port, killed) for port in kept])
+        kill_while_ports_are_on_their_way(behind_a_backlog)
 
 
 def forward(port, ours):
@@ -302,24 +299,23 @@ def forward(port, ours):
 
 
 def test_a_port_that_was_sent_on_is_closed_with_its_last_holder():
-    with same_footprint():
-        here, there = MessageChannel()
-        out, into = MessageChannel()
-        mine, yours = MessageChannel()
-        with victim(hold, into) as reader:
-            assert out.receive(PATIENCE) == "ready"
-            with victim(forward, there, out) as middle:
-                here.post_message(None, [yours])
-                assert here.receive(PATIENCE) == "sent on"
-                kill(middle)
-                seconds_to_close(here)
-                # It sits unread in the other process's memory, and lives.
-                with pytest.raises(TimeoutError):
-                    mine.receive(timeout=0.1)
-                mine.post_message("still there?")
-                assert not mine.closed
-                kill(reader)
-                seconds_to_close(mine)
+    here, there = MessageChannel()
+    out, into = MessageChannel()
+    mine, yours = MessageChannel()
+    with victim(hold, into) as reader:
+        assert out.receive(PATIENCE) == "ready"
+        with victim(forward, there, out) as middle:
+            here.post_message(None, [yours])
+            assert here.receive(PATIENCE) == "sent on"
+            kill(middle)
+            seconds_to_close(here)
+            # It sits unread in the other process's memory, and lives.
+            with pytest.raises(TimeoutError):
+                mine.receive(timeout=0.1)
+            mine.post_message("still there?")
+            assert not mine.closed
+            kill(reader)
+            seconds_to_close(mine)
 
 
 def hold_memory(port):
@@ -329,18 +325,22 @@ def hold_memory(port):
     print(kept)
 
 
+def kill_a_borrower():
+    here, there = MessageChannel()
+    with victim(hold_memory, there) as process:
+        for number in range(9):
+            buffer = bytearray(pattern(number, BIG))
+            here.post_message(buffer, [buffer])
+        here.post_message(SharedBuffer(BIG))
+        assert here.receive(PATIENCE) == "ready"
+        kill(process)
+        seconds_to_close(here)
+
+
 def test_what_is_lent_to_a_process_that_dies_is_given_back():
     with same_footprint():
         for _ in range(5 * FACTOR):
-            here, there = MessageChannel()
-            with victim(hold_memory, there) as process:
-                for number in range(9):
-                    buffer = bytearray(pattern(number, BIG))
-                    here.post_message(buffer, [buffer])
-                here.post_message(SharedBuffer(BIG))
-                assert here.receive(PATIENCE) == "ready"
-                kill(process)
-                seconds_to_close(here)
+            kill_a_borrower()
 
 
 def lend_and_leave(port, how):
@@ -355,16 +355,19 @@ def lend_and_leave(port, how):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def outlive(how):
+    here, there = MessageChannel()
+    with victim(lend_and_leave, there, how) as process:
+        buffers = [here.receive(PATIENCE) for _ in range(9)]
+        seconds_to_close(here)
+        process.join(PATIENCE)
+        assert process.exitcode == {"return": 0, "killed": -signal.SIGKILL}.get(how, 3)
+    # The memory is here, whoever has written it.
+    assert all(buffer == pattern(number, BIG) for number, buffer in enumerate(buffers))
+    buffers[0][:5] = b"mine!"
+
+
 @pytest.mark.parametrize("how", ["os._exit", "sys.exit", "return", "killed"])
 def test_a_peer_that_leaves_without_closing_has_closed(how):
     with same_footprint():
-        here, there = MessageChannel()
-        with victim(lend_and_leave, there, how) as process:
-            buffers = [here.receive(PATIENCE) for _ in range(9)]
-            seconds_to_close(here)
-            process.join(PATIENCE)
-            assert process.exitcode == {"return": 0, "killed": -signal.SIGKILL}.get(how, 3)
-        # The memory is here, whoever has written it.
-        assert all(buffer == pattern(number, BIG) for number, buffer in enumerate(buffers))
-        buffers[0][:5] = b"mine!"
-        del buffers
+        outlive(how)

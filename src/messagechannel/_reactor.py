@@ -72,6 +72,16 @@ class Reactor:
         self._ended = False
         self._exit_registered = False
 
+    def start(self) -> None:
+        """Start the thread, unless it runs: register will need nothing then that could be missing.
+
+        :raises OSError: when there are no descriptors or no memory for that.
+        :raises RuntimeError: when no thread can be started any more.
+        """
+        with self._lock:
+            if self._selector is None:
+                self._start()
+
     def register(self, descriptor: int, source: Source) -> None:
         """Call ``source.heard()`` in the reactor's thread, now and whenever the socket has something.
 
