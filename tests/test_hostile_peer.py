@@ -147,14 +147,15 @@ def test_what_no_port_writes_closes_the_channel_and_says_why(hand, what):
             pass
 
 
-@pytest.mark.parametrize("head", [8, 2**40, 4])
+@pytest.mark.parametrize("head", [-8, 2**40, 4])
 @pytest.mark.parametrize("capacity", [None, 1000])
 def test_a_head_that_can_not_be_closes_the_channel(head, capacity):
     here, there = MessageChannel(capacity=capacity)
     played = Hand(there)
     played.word(1, HEAD, head)
+    end = time.monotonic() + PATIENCE
     with pytest.raises(ChannelClosedError):
-        for _ in range(10_000):
+        while time.monotonic() < end:
             here.send(b"x" * 1000, timeout=PATIENCE)
     played.close()
 

@@ -13,13 +13,14 @@ import struct
 import sys
 import threading
 import time
-from queue import Empty, Full
+import warnings
+from queue import Full
 
 import pytest
 
 from messagechannel import ChannelClosedError, MessageChannel, SharedBuffer, wait
 from victims import (
-    FACTOR, GRANTED, PATIENCE, assert_prompt, far_channel, same_footprint, seconds_to_close, start, still_alive, until,
+    FACTOR, GRANTED, PATIENCE, assert_prompt, far_channel, fork, same_footprint, seconds_to_close, start, still_alive, until,
     victim,
 )  # fmt: skip
 
@@ -371,3 +372,208 @@ def outlive(how):
 def test_a_peer_that_leaves_without_closing_has_closed(how):
     with same_footprint():
         outlive(how)
+
+
+# ---- a process that is stopped ----
+
+
+def test_nobody_waits_for_a_stopped_process_but_who_wants_to():
+    here, there = MessageChannel(capacity=100)
+    with victim(echo, there) as process:
+        assert here.receive(PATIENCE) == "ready"
+        os.kill(process.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        with pytest.raises(Full):
+            for number in range(200):
+                here.post_message(number)
+        assert time.monotonic() - began < GRANTED
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            here.send("more", timeout=0.2)
+        assert 0.2 <= time.monotonic() - began < GRANTED
+        os.kill(process.pid, signal.SIGCONT)
+        here.send("the end", timeout=PATIENCE)
+        assert [here.receive(PATIENCE) for _ in range(101)] == [*range(100), "the end"]
+
+
+def echo(port):
+    port.post_message("ready")
+    for message in port:
+        port.send(message)
+
+
+@pytest.mark.parametrize("then", [signal.SIGCONT, signal.SIGKILL])
+def test_hundreds_of_ports_wait_for_a_stopped_process(then):
+    here, there = MessageChannel()
+    with victim(receive_for_ever_from_ports, there) as process:
+        assert here.receive(PATIENCE) == "ready"
+        os.kill(process.pid, signal.SIGSTOP)
+        kept = []
+        for number in range(300):
+            mine, yours = MessageChannel()
+            kept.append(mine)
+            here.post_message(number, [yours])
+            here.post_message(b"x" * 2000)
+        os.kill(process.pid, then)
+        if then == signal.SIGCONT:
+            assert [mine.receive(PATIENCE) for mine in kept] == list(range(300))
+        else:
+            for mine in kept:
+                seconds_to_close(mine)
+
+
+def receive_for_ever_from_ports(port):
+    port.post_message("ready")
+    while True:
+        event = port.receive_event()
+        for came in event.ports:
+            came.send(event.data)
+
+
+# ---- forks that have nothing to do with us ----
+
+
+def look_at_inherited(port):
+    """What a forked child makes of a port that is its parent's; returns an exit code."""
+    try:
+        assert port.closed
+        port.post_message("nobody hears this")
+        for use in (lambda: port.send(1), lambda: port.receive(0), port.receive_nowait):
+            with pytest.raises(ChannelClosedError, match="parent process"):
+                use()
+        one, two = far_channel()
+        one.send("works")
+        assert two.receive(PATIENCE) == "works"
+    except BaseException:
+        return 1
+    return 0
+
+
+@pytest.mark.parametrize("how", ["exit", "kill", "multiprocessing"])
+def test_a_fork_disturbs_nobody(how):
+    here, there = MessageChannel()
+    with victim(echo, there):
+        assert here.receive(PATIENCE) == "ready"
+        done = threading.Event()
+        trouble = []
+
+        def use():
+            try:
+                for number in itertools.count():
+                    if done.is_set():
+                        return
+                    here.send(number)
+                    assert here.receive(PATIENCE) == number
+            except BaseException as error:
+                trouble.append(error)
+
+        user = threading.Thread(target=use, daemon=True)
+        user.start()
+        for _ in range(5 * FACTOR):
+            still_alive()
+            if how == "multiprocessing":
+                process = start(time.sleep, 0)
+                process.join(PATIENCE)
+                assert process.exitcode == 0
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                child = os.fork()
+            if child == 0:
+                code = look_at_inherited(here)
+                if how == "kill" and code == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                os._exit(code)
+            _, status = os.waitpid(child, 0)
+            assert os.waitstatus_to_exitcode(status) == (0 if how == "exit" else -signal.SIGKILL)
+        done.set()
+        user.join(PATIENCE)
+        assert not trouble
+
+
+def fork_and_tell(port):
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    port.send(child)
+    signal.pause()
+
+
+def test_the_death_of_a_process_is_noticed_although_its_child_lives_on():
+    here, there = MessageChannel()
+    with victim(fork_and_tell, there) as process:
+        grandchild = here.receive(PATIENCE)
+        try:
+            assert_prompt([seconds_to_close(here, kill(process))])
+        finally:
+            os.kill(grandchild, signal.SIGKILL)
+
+
+# ---- leaks ----
+
+
+def answer_and_leave(port):
+    port.send(port.receive())
+
+
+def test_many_processes_leave_nothing_behind():
+    with same_footprint():
+        for number in range(25 * FACTOR):
+            still_alive()
+            here, there = MessageChannel()
+            process = start(answer_and_leave, there)
+            here.send(number)
+            assert here.receive(PATIENCE) == number
+            process.join(PATIENCE)
+            process.close()
+        del here, there
+
+
+def test_many_transfers_leave_nothing_behind():
+    def transfer():
+        mine, yours = MessageChannel()
+        here.post_message(None, [yours])
+        (came,) = there.receive_event(PATIENCE).ports
+        came.post_message("hello")
+        assert mine.receive(PATIENCE) == "hello"
+
+    here, there = far_channel()
+    with same_footprint():
+        for _ in range(250 * FACTOR):
+            still_alive()
+            transfer()
+
+
+# ---- who may see the memory ----
+
+
+def open_as_nobody(pid, paths, pipe):
+    os.setgid(65534)
+    os.setuid(65534)
+    opened = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.close(os.open(path, os.O_RDWR))
+            opened.append(path)
+    pipe.send(opened)
+
+
+@pytest.mark.skipif(sys.platform == "linux" and os.getuid() != 0, reason="only root can become somebody else")
+def test_no_other_user_can_open_the_memory():
+    _here, _there = far_channel()
+    shared = SharedBuffer(BIG)
+    paths = []
+    for name in os.listdir("/proc/self/fd"):
+        path = f"/proc/{os.getpid()}/fd/{name}"
+        with contextlib.suppress(OSError):
+            if "messagechannel" in os.readlink(path):
+                paths.append(path)
+                assert os.stat(path).st_mode & 0o777 == 0o600
+    assert len(paths) >= 3
+    ours, theirs = fork.Pipe(False)
+    with victim(open_as_nobody, os.getpid(), paths, theirs):
+        assert ours.poll(PATIENCE)
+        assert ours.recv() == []
+    ours.close()
+    theirs.close()
+    del shared

@@ -187,13 +187,27 @@ cdef class Letter(Sealed):
                     raise ValueError("the other process has written a letter whose shared memory did not come")
                 memcpy(&segment, content + sizeof(letter_head) + i * sizeof(letter_segment), sizeof(letter_segment))
                 self.memories.append(map_descriptor(descriptors.pop(0), segment.size))
-            for state, count in marshal.loads(self.payload[states_start:start]):
+            for state, count in states_of(self.payload[states_start:start]):
                 own, descriptors = descriptors[:count], descriptors[count:]
                 ports.append(_arrive(state, own))
             own, descriptors = descriptors, []
             return unpack(self.payload[start:], self.memories, own, ports), tuple(ports)
         finally:
             close_all(descriptors)
+
+
+cdef list states_of(bytes marshalled):
+    """Return what a letter says of its ports: for each a state, and how many descriptors belong to it."""
+    if not marshalled:
+        return []
+    try:
+        states = marshal.loads(marshalled)
+        for state, count in states:
+            if type(state) is not bytes or type(count) is not int or count < 0:
+                raise ValueError("not a state and a number")
+    except (ValueError, TypeError, EOFError) as error:
+        raise ValueError(f"the other process has written a letter whose ports are none: {error}") from None
+    return list(states)
 
 
 cdef struct mapping:
