@@ -5,6 +5,7 @@ import faulthandler
 import gc
 import multiprocessing
 import os
+import signal
 import statistics
 import time
 import traceback
@@ -26,12 +27,18 @@ fork = multiprocessing.get_context("fork")
 
 def start(target, *args):
     """Start a forked process."""
-    process = fork.Process(target=target, args=args, daemon=True)
+    process = fork.Process(target=_run, args=(target, *args), daemon=True)
     with warnings.catch_warnings():
         # There are threads, which is what several tests are about.
         warnings.simplefilter("ignore", DeprecationWarning)
         process.start()
     return process
+
+
+def _run(target, *args):
+    # Whatever becomes of the test, this ends some day.
+    signal.alarm(600)
+    target(*args)
 
 
 @contextlib.contextmanager
