@@ -426,6 +426,7 @@ cdef class Parcel:
         parcel.big = []
         parcel.descriptors = []
         parcel.ports = []
+        parcel.departed = []
         return parcel
 
     cpdef object seal(self):
@@ -565,6 +566,7 @@ cpdef Parcel pack(object message, Transfer transfer):
     parcel.big = writer.big if writer.big is not None else []
     parcel.descriptors = writer.descriptors if writer.descriptors is not None else []
     parcel.ports = []
+    parcel.departed = []
     parcel._transfer = transfer
     if transfer is None:
         return_writer(writer)
