@@ -53,7 +53,7 @@ class ProcessContext:
         start_method: str | None,
         tell: Callable[[ErrorEvent], object],
     ) -> None:
-        import multiprocessing
+        import multiprocessing.util
 
         from messagechannel._far import AsidePort
 

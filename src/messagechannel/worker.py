@@ -156,7 +156,8 @@ class Worker(MessagePort):
         self._context = context
         _forget_ended()
         with _entering:
-            if not _running:
+            # At exit multiprocessing waits for processes, for which it has registered by now: channels close before.
+            if not _running or kind == "process":
                 _prepare_exit()
             _running[context] = ref(self)
         try:
