@@ -58,8 +58,8 @@ typedef struct transport {
 
 typedef struct endpoint {
     ring inbox;
-    /* For all that follows, and for what the language binding says; held at most for one unpark.  Taken before the ring's
-       token, never after it. */
+    /* For all that follows, and for what the language binding says; held at most for one unpark.  Taken before the
+       ring's token, never after it. */
     spin_lock lock;
     /* The language binding's: the side's close event was fired. */
     bool close_told;
@@ -79,8 +79,8 @@ typedef struct channel {
     _Atomic(int32_t) closed_by;
     /* Messages pass by reference instead of as clones. */
     bool by_reference;
-    /* Where one side is in another process: the way to it, set once. That side's inbox here is the backlog of what could not be
-       sent at once; the other's has what came before there was a transport, or was left when it ended. */
+    /* Where one side is in another process: the way to it, set once. That side's inbox here is the backlog of what
+       could not be sent at once; the other's has what came before there was a transport, or was left when it ended. */
     _Atomic(transport *) transport;
 } channel;
 
@@ -89,8 +89,8 @@ enum { CHANNEL_OPEN = -1 };
 /* One reference for each side; NULL when memory ran out.  capacity 0 is unbounded. */
 channel *channel_new(size_t capacity, bool by_reference);
 void channel_incref(channel *c);
-/* Frees the channel with its last reference, and with it its reference to the transport; both queues must be drained by then.
-   True when it did. */
+/* Frees the channel with its last reference, and with it its reference to the transport; both queues must be drained by
+   then. True when it did. */
 bool channel_decref(channel *c);
 /* From here on one side of the channel is far. The reference to the transport becomes the channel's. */
 void channel_connect(channel *c, transport *t);
@@ -118,9 +118,10 @@ waiter *endpoint_pass_on(endpoint *e);
 /* After room was returned: wakes the next sender, if there is room and one waits. */
 waiter *endpoint_offer_room(endpoint *e);
 
-/* Look for a moment (spin.h) whether something is pushed, or the ring closed, after the tail was `tail`; or whether there
-   is room.  True when it came: it may be gone again by the time that the caller gets there.  `popped` is ring_popped's.
-   Nothing but one word of the ring is looked at, so a thread may spin where it must not call the ring. */
+/* Look for a moment (spin.h) whether something is pushed, or the ring closed, after the tail was `tail`; or whether
+   there is room.  True when it came: it may be gone again by the time that the caller gets there.  `popped` is
+   ring_popped's. Nothing but one word of the ring is looked at, so a thread may spin where it must not call the ring.
+   */
 bool endpoint_spin_for_message(endpoint *e, uintptr_t tail, size_t popped, int64_t deadline);
 bool endpoint_spin_for_room(endpoint *e, size_t popped, int64_t deadline);
 
@@ -134,8 +135,8 @@ static inline transport *endpoint_transport(endpoint *e)
     return atomic_load_explicit(&c->transport, memory_order_acquire);
 }
 
-/* Takes the oldest message that is here and returns its room.  *attention is set when somebody must be looked after: senders wait
-   for the room, or the queue was closed. */
+/* Takes the oldest message that is here and returns its room.  *attention is set when somebody must be looked after:
+   senders wait for the room, or the queue was closed. */
 static inline void *endpoint_take(endpoint *e, bool *attention)
 {
     void *item = ring_pop(&e->inbox, attention);

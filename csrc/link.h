@@ -14,9 +14,9 @@
  * It is a transport (channel.h) for whoever waits at an endpoint.
  *
  * Threads. `writing` guards what is about sending, `reading` what is about receiving, and whoever ends the link has both,
- * in that order; an endpoint's lock comes before them. They are held for a few instructions, a copy into or out of the ring, or one system call
- * that does not wait. The memory stays mapped until the link is freed, so that figures and news may be
- * looked at without a lock.
+ * in that order; an endpoint's lock comes before them. They are held for a few instructions, a copy into or out of the
+ * ring, or one system call that does not wait. The memory stays mapped until the link is freed, so that figures and news
+ * may be looked at without a lock.
  */
 #ifndef MESSAGECHANNEL_LINK_H
 #define MESSAGECHANNEL_LINK_H
@@ -146,8 +146,8 @@ typedef struct link_message {
     byte_ring_record record;
 } link_message;
 
-/* A new pair; this process is side 0. far[0] and far[1] are the socket and the memory for side 1, the caller's to send and
-   to close. NULL with errno set. */
+/* A new pair; this process is side 0. far[0] and far[1] are the socket and the memory for side 1, the caller's to send
+   and to close. NULL with errno set. */
 far_link *link_new(int far[2]);
 /* What the channel has counted before it had a link; before anybody else has the link. */
 void link_set_figures(far_link *l, const link_figures *to_here, const link_figures *to_there);
@@ -157,8 +157,8 @@ far_link *link_attach(int socket, int memory, uint32_t side);
 void link_incref(far_link *l);
 /* Ends the link and unmaps the memory with the last reference. */
 void link_decref(far_link *l);
-/* Gives the descriptors up without a word to the other side: closes them, or hands the two of the link over in fds[2] if
-   that is not NULL. False when the link had ended before. */
+/* Gives the descriptors up without a word to the other side: closes them, or hands its own two over in fds[2] if that is
+   not NULL, and the others stay until the caller has taken them or the link goes. False when the link had ended before. */
 bool link_end(far_link *l, int fds[2]);
 /* In a forked child, where the thread is not that may have held a lock: gives the descriptors up, which are copies. */
 void link_abandon(far_link *l);
@@ -194,15 +194,16 @@ bool link_restore(far_link *l, const link_segment *segments, const void *partial
 
 /* ---- sending ---- */
 
-/* Writes messages and tells the other side of them at once, as far as they fit, if nothing waits in `backlog`, which is armed
-   (ring_arm) when that is so. Returns how many went in; *outcome is about the next: LINK_OK, LINK_FULL, LINK_BACKLOG,
-   LINK_GONE. */
+/* Writes messages and tells the other side of them at once, as far as they fit, if nothing waits in `backlog`, which is
+   armed (ring_arm) when that is so. Returns how many went in; *outcome is about the next: LINK_OK, LINK_FULL,
+   LINK_BACKLOG, LINK_GONE. */
 size_t link_post_many(far_link *l, ring *backlog, const link_piece *pieces, size_t n, int *outcome);
-/* Has all posts go to the backlog, if none do yet: the caller, and nobody else, may link_write until it arms the backlog
-   again. */
+/* Has all posts go to the backlog, if none do yet: the caller, and nobody else, may link_write until it arms the
+   backlog again. */
 bool link_claim(far_link *l, ring *backlog);
-/* Writes one record of up to `length` bytes, a message's end if `ends`. Returns how many bytes went in, or a negative outcome:
-   LINK_FULL, LINK_GONE. `prefix` are 8 bytes in front of the others, or NULL. A record that isn't an end may be shorter than asked for. */
+/* Writes one record of up to `length` bytes, a message's end if `ends`. Returns how many bytes went in, or a negative
+   outcome: LINK_FULL, LINK_GONE. `prefix` are 8 bytes in front of the others, or NULL. A record that isn't an end may
+   be shorter than asked for. */
 int64_t link_write(far_link *l, uint8_t kind, uint8_t tag, uint16_t count, const uint64_t *prefix, const void *bytes,
                    size_t length, bool ends);
 /* The longest record that fits at all. */
@@ -224,8 +225,8 @@ static inline bool link_is_deaf(const far_link *l)
     return byte_ring_consumer_closed(&l->out);
 }
 
-/* Memory for a large buffer, by who has claimed the backlog. Returns the segment's number, LINK_SEGMENTS for one that is
-   used only once; -1 with errno. *descriptor is to be sent with the message, or -1 where the other side has it. */
+/* Memory for a large buffer, by who has claimed the backlog. Returns the segment's number, LINK_SEGMENTS for one that
+   is used only once; -1 with errno. *descriptor is to be sent with the message, or -1 where the other side has it. */
 int link_lend_segment(far_link *l, size_t size, void **address, int *descriptor);
 /* What was lent is not sent after all. */
 void link_recall_segment(far_link *l, int number);
@@ -271,7 +272,8 @@ static inline bool link_has_ended_there(const far_link *l)
 {
     return l->dead || (atomic_load_explicit(&link_ring_in(l)->tail, memory_order_acquire) & BYTE_RING_CLOSED) != 0;
 }
-/* From here on the caller alone takes messages; all others are to look (link_is_reserved) after link_begin. True for the one call that did it. */
+/* From here on the caller alone takes messages; all others are to look (link_is_reserved) after link_begin. True for
+   the one call that did it. */
 bool link_reserve_in(far_link *l);
 /* He gives it up again. */
 void link_yield_in(far_link *l);
@@ -280,9 +282,9 @@ static inline bool link_is_reserved(const far_link *l)
     return l->reserved;
 }
 
-/* The memory of a segment that came with a message that was just taken, `reading` held. A descriptor of 0 or more is the
-   link's then. NULL with errno, EPROTO for one that can't be, and the descriptor is still the caller's. Whoever has the memory calls
-   link_return_segment, with the same number and what *mapped got. */
+/* The memory of a segment that came with a message that was just taken, `reading` held. A descriptor of 0 or more is
+   the link's then. NULL with errno, EPROTO for one that can't be, and the descriptor is still the caller's. Whoever has
+   the memory calls link_return_segment, with the same number and what *mapped got. */
 void *link_borrow_segment(far_link *l, unsigned number, size_t size, int descriptor, size_t *mapped);
 void link_return_segment(far_link *l, unsigned number, void *address, size_t mapped);
 

@@ -122,8 +122,8 @@ cdef extern from "link.h" nogil:
     uint64_t link_id(const far_link *l) noexcept
     size_t link_post_many(far_link *l, ring *backlog, const link_piece *pieces, size_t n, int *outcome) noexcept
     bint link_claim(far_link *l, ring *backlog) noexcept
-    int64_t link_write(far_link *l, uint8_t kind, uint8_t tag, uint16_t count, const uint64_t *prefix, const void *bytes,
-                       size_t length, bint ends) noexcept
+    int64_t link_write(far_link *l, uint8_t kind, uint8_t tag, uint16_t count, const uint64_t *prefix,
+                       const void *bytes, size_t length, bint ends) noexcept
     size_t link_longest(const far_link *l) noexcept
     size_t link_send_descriptors(far_link *l, const int *descriptors, size_t n) noexcept
     bint link_arm_room(far_link *l) noexcept

@@ -22,7 +22,7 @@ import os
 import sys
 from time import monotonic, sleep
 
-from messagechannel._link import Letter, letter_of, reserve_descriptors, set_travel
+from messagechannel._link import Letter, letter_of, set_travel
 from messagechannel._multiprocessing import after_fork_in_child
 from messagechannel._reactor import Reactor
 from messagechannel._transfer import DataCloneError
@@ -31,12 +31,14 @@ from messagechannel._core cimport close_channel, let_go, release_channel, rouse,
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
     channel_new, endpoint, endpoint_offer_room, endpoint_wake, far_link, link_attach, link_claim, link_close_in,
-    link_close_out, link_abandon, link_end, link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news,
-    link_hear, link_is_distrusted, link_waiting, link_yield_in, link_decref, link_incref, link_new, link_reserve_in, link_restore, link_segment, link_set_figures, link_taken_before, parker_now, ring,
+    link_abandon, link_close_out, link_decref, link_end, link_ended, link_figures, link_figures_out,
+    link_has_ended_there, link_has_news, link_hear, link_incref, link_is_distrusted, link_new, link_reserve_in,
+    link_restore, link_segment, link_set_figures, link_taken_before, link_waiting, link_yield_in, parker_now, ring,
     ring_close, ring_disarm, ring_length, ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve,
     ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
 )
 from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
+from messagechannel._transport cimport discard
 from messagechannel._wire cimport Descriptor
 
 
@@ -370,8 +372,10 @@ cdef class Far(Link):
         cdef Dispatch d
         cdef list descriptors
         self._own_the_pump()
-        if not link_reserve_in(link):
-            raise DataCloneError("this port can't be transferred: its other side has closed")
+        # From here on no other thread sends, takes or hears anything.
+        link_reserve_in(link)
+        self._unregister()
+        link_end(link, ends)
         ring_close(inbox, &wake)
         ring_close(self._backlog, &wake)
         descriptors = []
@@ -399,19 +403,16 @@ cdef class Far(Link):
         for i in range(LINK_SEGMENTS):
             if link.incoming[i].descriptor >= 0:
                 segments.append(i)
-                descriptors.append(os.dup(link.incoming[i].descriptor))
+                descriptors.append(link.incoming[i].descriptor)
+                link.incoming[i].descriptor = -1
         came = [link.descriptors[i] for i in range(link.descriptor_count)]
         link.descriptor_count = 0
         descriptors += came
         partial = None
         if link.partial != NULL:
-            partial = (link.partial_size, (<char *>link.partial)[:link.partial_length], link.partial_tag if link.assembled else -1,
-                       link.partial_count)
-        capacity = inbox.capacity
-        number = link.side
-        self._unregister()
-        link_end(link, ends)
-        state = marshal.dumps((number, capacity, letters, begun, segments, len(came), partial))
+            partial = (link.partial_size, (<char *>link.partial)[:link.partial_length],
+                       link.partial_tag if link.assembled else -1, link.partial_count)
+        state = marshal.dumps((link.side, inbox.capacity, letters, begun, segments, len(came), partial))
         return state, [ends[0], ends[1], *descriptors]
 
     cdef int continue_with(self, tuple begun) except -1:
@@ -461,11 +462,14 @@ def depart(port):
         os.close(ends[1])
         raise
     try:
-        if c.transport != NULL:
+        if c.transport != NULL and not link_ended((<Far>c.transport.owner)._link):
             link_decref(link)
             os.close(ends[0])
             os.close(ends[1])
             return (<Far>c.transport.owner).depart()
+        if c.transport != NULL:
+            # Its link has ended; what came by it is here, and goes by another.
+            c = move_house(c, side)
         to_here = figures_of(&c.side[side ^ 1].inbox, True)
         to_there = figures_of(&c.side[side].inbox, False)
         link_set_figures(link, &to_here, &to_there)
@@ -478,6 +482,27 @@ def depart(port):
         return state, [ends[0], ends[1]]
     finally:
         release_channel(c)
+
+
+cdef channel *move_house(channel *c, uint32_t side) except NULL:
+    """Return another closed channel that has what waits at one side of a closed channel, in exchange for that."""
+    cdef channel *other = channel_new(c.side[side].inbox.capacity, False)
+    cdef PyObject *item
+    cdef c_bool shut
+    if other == NULL:
+        raise MemoryError
+    while True:
+        item = <PyObject *>ring_pop(&c.side[side].inbox, &shut)
+        if item == NULL:
+            break
+        ring_reserve(&other.side[side].inbox, 1)
+        if ring_push(&other.side[side].inbox, item) < 0:
+            discard(item)
+    close_channel(other, side ^ 1)
+    release_channel(c)
+    # The other one of the two references that it was made with.
+    release_channel(other)
+    return other
 
 
 cdef link_figures figures_of(ring *queue, bint waits_here) noexcept:

@@ -33,9 +33,10 @@ from messagechannel._csrc cimport (
     LINK_CORRUPT, LINK_EMPTY, LINK_FIRST, LINK_FRAGMENT, LINK_GONE, LINK_LAST, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE,
     LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link, link_arm_room, link_begin,
     link_claim, link_collect, link_decref, link_ended, link_figures, link_figures_in, link_figures_out, link_finish,
-    link_id, link_is_deaf, link_is_reserved, link_lend_segment, link_longest, link_message, link_next, link_piece, link_post_many,
-    link_recall_segment, link_send_descriptors, link_taken_before, link_trim, link_written, link_write, ring_arm, ring_length,
-    ring_pop, ring_push, shared_claim, shared_memory_map, shared_memory_new, shared_memory_unmap, steal,
+    link_id, link_is_deaf, link_is_reserved, link_lend_segment, link_longest, link_message, link_next, link_piece,
+    link_post_many, link_recall_segment, link_send_descriptors, link_taken_before, link_trim, link_write, link_written,
+    ring_arm, ring_length, ring_pop, ring_push, shared_claim, shared_memory_map, shared_memory_new, shared_memory_unmap,
+    steal,
 )
 from messagechannel._transfer cimport Transfer
 from messagechannel._transport cimport (

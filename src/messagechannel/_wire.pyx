@@ -3,10 +3,11 @@
 """How a message becomes bytes for another process, and a message again.
 
 A message is a pickle (protocol 5). What can't be in it goes beside it: large buffers, each to travel in shared memory
-of its own (``Parcel.big``), descriptors (``Parcel.descriptors``) and ports (``Parcel.ports``). In the pickle, each large
-buffer and each descriptor is one of pickle's out-of-band buffers; whatever stands for it is given to the unpickler in
-its turn. Transferred items are in the pickle by their places in the transfer list, as persistent ids. What the places
-stand for is only known once everything was detached; it is a second pickle, the luggage, which is unpickled first.
+of its own (``Parcel.big``), descriptors (``Parcel.descriptors``) and ports (``Parcel.ports``). In the pickle, each
+large buffer and each descriptor is one of pickle's out-of-band buffers; whatever stands for it is given to the
+unpickler in its turn. Transferred items are in the pickle by their places in the transfer list, as persistent ids.
+What the places stand for is only known once everything was detached; it is a second pickle, the luggage, which is
+unpickled first.
 
 A payload that is nothing but a pickle is sent as it is. Any other begins with a head, an array of 64-bit words:
 
