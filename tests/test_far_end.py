@@ -89,7 +89,9 @@ def test_many_threads_on_both_sides_lose_nothing(puppet):
         thread.start()
     for thread in runners:
         thread.join(GUARD * 3)
-    assert sorted(sum(got, [])) == [(name, i) for name in range(threads) for i in range(each)]
+    assert sorted(message for mine in got for message in mine) == [
+        (name, i) for name in range(threads) for i in range(each)
+    ]
     for mine in got:
         for name in range(threads):
             assert [i for n, i in mine if n == name] == sorted(i for n, i in mine if n == name)
@@ -256,7 +258,7 @@ def test_dropping_the_last_reference_closes(puppet):
     port = puppet.far_end("a")
     puppet.post_range("a", 0, 3)
     puppet.drop("a")
-    assert eventually(lambda: port.closed)
+    assert eventually(lambda port=port: port.closed)
     assert list(port) == [0, 1, 2]
     port = puppet.far_end("a")
     port.post_message("last")
@@ -356,8 +358,7 @@ def test_a_listener_on_a_loop(puppet):
 def test_what_cant_be_rebuilt_raises_where_it_is_received(puppet):
     def bounce(message):
         port.post_message(message)
-        back = puppet.give_back("a")
-        return back
+        return puppet.give_back("a")
 
     port = puppet.far_end("a")
     port.post_message("before")

@@ -598,8 +598,9 @@ def arrive(bytes state, list descriptors):
             os.close(fd)
 
 
-cdef int check_state(number, capacity, letters, begun, segments, came, partial, descriptors) except -1:
-    """Check what came with a port for what could not be; the bytes of its messages are checked where they are opened."""
+cdef int check_state(
+        number, capacity, letters, begun, segments, came, partial, descriptors) except -1:
+    """Check what came with a port; the bytes of its messages are checked where they are opened."""
     needed = 2 + len(segments) + came
     for place, tag, payload, count in letters:
         needed += check_number(count, 0, descriptors)

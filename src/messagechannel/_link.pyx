@@ -310,7 +310,8 @@ cdef tuple write_down(Envelope envelope, Link carrier):
     descriptors += [descriptor.fd for descriptor in parcel.descriptors]
     owners.append(parcel)
     if len(descriptors) > MOST_DESCRIPTORS:
-        raise DataCloneError(f"one message can take {MOST_DESCRIPTORS} descriptors to another process, not {len(descriptors)}")
+        raise DataCloneError(
+            f"one message can take {MOST_DESCRIPTORS} descriptors to another process, not {len(descriptors)}")
     marshalled = marshal.dumps([(state, len(own)) for state, own in parcel.departed])
     head.segments = <uint32_t>len(parcel.big)
     head.states = <uint32_t>len(marshalled)

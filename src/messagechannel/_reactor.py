@@ -7,6 +7,7 @@ takes them without it.
 
 from __future__ import annotations
 
+import sys
 from _thread import RLock, allocate_lock
 from contextlib import suppress
 from heapq import heappop, heappush
@@ -148,6 +149,7 @@ class Reactor:
             if not self._exit_registered:
                 register_exit(self.flush if daemon else self._end)
                 self._exit_registered = True
+                self._flush_at_exit_of_processes()
             threading.Thread(target=self._run, args=(selector,), name="messagechannel-reactor", daemon=daemon).start()
         except BaseException:
             self._selector = None
@@ -156,6 +158,13 @@ class Reactor:
             self._hears.close()
             raise
         return selector
+
+    def _flush_at_exit_of_processes(self) -> None:
+        # Those of multiprocessing leave by os._exit, and forget what was registered before they were forked.
+        util: Any = sys.modules.get("multiprocessing.util")
+        if util is not None:
+            util.Finalize(None, self.flush, exitpriority=10)
+            util.register_after_fork(self, Reactor._flush_at_exit_of_processes)
 
     def _run(self, selector: selectors.BaseSelector) -> None:
         while not self._ended:
