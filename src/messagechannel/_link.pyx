@@ -269,7 +269,7 @@ cdef tuple write_down(object data, tuple ports, Link carrier):
     elif type(data) is Serialized:
         parcel = Parcel.of_serialized(data)
         parcel.seal()
-    elif encode_atom(<PyObject *>data, &piece):
+    elif not ports and encode_atom(<PyObject *>data, &piece):
         return piece.tag, [PyBytes_FromStringAndSize(
             <char *>(&piece.value if piece.payload == NULL else piece.payload), <Py_ssize_t>piece.length)], [], []
     else:
