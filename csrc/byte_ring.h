@@ -182,10 +182,11 @@ static inline _Atomic(uint64_t) *byte_ring_header(const byte_ring_end *e)
 /* Writes a header and goes beyond its record. */
 static inline void byte_ring_append(byte_ring_end *e, byte_ring_record record)
 {
+    _Atomic(uint64_t) *header = byte_ring_header(e);
     uint64_t word;
     memcpy(&word, &record, sizeof word);
     /* Relaxed: the exchange that publishes releases it. */
-    atomic_store_explicit(byte_ring_header(e), word, memory_order_relaxed);
+    atomic_store_explicit(header, word, memory_order_relaxed);
     BYTE_RING_STEP(HEADER);
     e->position += byte_ring_size(record.length);
 }
@@ -244,7 +245,8 @@ static inline int byte_ring_peek(byte_ring_end *e, byte_ring_record *record, con
                 return found;
         }
         /* One load that the compiler can't repeat: what is checked is what is used (B6). */
-        uint64_t word = atomic_load_explicit(byte_ring_header(e), memory_order_relaxed);
+        _Atomic(uint64_t) *header = byte_ring_header(e);
+        uint64_t word = atomic_load_explicit(header, memory_order_relaxed);
         memcpy(record, &word, sizeof word);
         uint64_t size = byte_ring_size(record->length), to_end = e->capacity - byte_ring_offset(e);
         if (size > e->seen - e->position || size > to_end)

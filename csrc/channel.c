@@ -143,7 +143,8 @@ size_t endpoint_length(endpoint *e)
 {
     transport *t = endpoint_transport(e);
     int64_t length = t ? t->calls->length(t) : -1;
-    return length >= 0 ? (size_t)length : ring_length(&e->inbox);
+    /* What is on the way counts what is in the inbox before it, but an empty way tells nothing of that. */
+    return length > 0 ? (size_t)length : ring_length(&e->inbox);
 }
 
 waiter *endpoint_pass_on(endpoint *e)

@@ -43,7 +43,7 @@ typedef struct transport_calls {
     /* Whether arm would find something. May be called by any thread at any moment. */
     bool (*has_news)(const struct transport *t);
     bool (*has_room)(const struct transport *t);
-    /* Messages that wait in the inbox or on the way; -1 when the way has ended. */
+    /* Messages that wait on the way and in the inbox before it; 0 or less when none is on the way. */
     int64_t (*length)(const struct transport *t);
     /* The channel's reference ends. */
     void (*release)(struct transport *t);

@@ -28,7 +28,8 @@ from typing import NamedTuple
 
 import pytest
 
-from messagechannel import ChannelClosedError, DataCloneError, MessageChannel, MessagePort, structured_clone
+from ends import MessageChannel
+from messagechannel import ChannelClosedError, DataCloneError, MessagePort, structured_clone
 
 
 class Color(enum.Enum):

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from messagechannel import ChannelClosedError, DataCloneError, MessageChannel, structured_clone
+from ends import MessageChannel
+from messagechannel import ChannelClosedError, DataCloneError, structured_clone
 
 STORAGES = {
     "bytearray": lambda: bytearray(range(200)),

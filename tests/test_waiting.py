@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from messagechannel import MessageChannel, wait
+from ends import MessageChannel
+from messagechannel import wait
 
 FACTOR = int(os.environ.get("MESSAGECHANNEL_STRESS_FACTOR", "1"))
 

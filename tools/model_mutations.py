@@ -6,7 +6,7 @@ A mutation is where it is searched, and what is replaced: (file of csrc/model, t
 from __future__ import annotations
 
 Replacements = tuple[tuple[str, str, str], ...]
-RING, CHANNEL, MODEL = "ring.pml", "channel.pml", "model.pml"
+RING, CHANNEL, MODEL, BYTES = "ring.pml", "channel.pml", "model.pml", "bytes.pml"
 
 
 def order(name: str, old: str, new: str) -> Replacements:
@@ -279,6 +279,90 @@ HARMFUL: dict[str, tuple[tuple[str, ...], Replacements]] = {
         (
             (CHANNEL, ":: got != 0 && pick == 0 ->", ":: got != 0 ->"),
             ("orders.h", "#define RESERVE_LOAD SEQ_CST ", "#define RESERVE_LOAD RELAXED "),
+        ),
+    ),
+    # -- the byte ring --
+    "bytes: publish": (("bytes",), order("BYTES_STORE", "RELEASE", "RELAXED")),
+    "bytes: look at tail": (("bytes",), order("BYTES_TAIL", "ACQUIRE", "RELAXED")),
+    "bytes: look at head": (("bytes",), order("BYTES_HEAD", "ACQUIRE", "RELAXED")),
+    "bytes: old word not looked at": (
+        ("bytes",),
+        ((BYTES, "    owed = NEWEST(w).sleeps;\n", ""),),
+    ),
+    "bytes: store after a load": (
+        ("bytes",),
+        (
+            (
+                BYTES,
+                "    atomic { byte_ring_store(TAIL, position, 0); published = position };\n    ring_bell(CONSUMER)",
+                "    armed = NEWEST(TAIL).sleeps;\n"
+                "    atomic { byte_ring_store(TAIL, position, 0); published = position; owed = armed };\n"
+                "    ring_bell(CONSUMER)",
+            ),
+        ),
+    ),
+    "bytes: armed without comparing": (
+        ("bytes",),
+        ((BYTES, "armed = OLDEST(w).position == position_ && !OLDEST(w).closed", "armed = !OLDEST(w).closed"),),
+    ),
+    "bytes: armed when closed": (
+        ("bytes-close",),
+        (
+            (
+                BYTES,
+                "armed = OLDEST(w).position == position_ && !OLDEST(w).closed",
+                "armed = OLDEST(w).position == position_",
+            ),
+        ),
+    ),
+    "bytes: no bell for room": (
+        ("bytes",),
+        (
+            (
+                BYTES,
+                "byte_ring_store(HEAD, position, 0) };\n    ring_bell(PRODUCER)",
+                "byte_ring_store(HEAD, position, 0) }",
+            ),
+        ),
+    ),
+    "bytes: no bell for the end": (
+        ("bytes",),
+        (
+            (
+                BYTES,
+                "byte_ring_store(TAIL, published, 1) };\n        ring_bell(CONSUMER)",
+                "byte_ring_store(TAIL, published, 1) }",
+            ),
+        ),
+    ),
+    "bytes: asleep with room to give": (
+        ("bytes",),
+        ((BYTES, "                release();\n                atomic {\n", "                atomic {\n"),),
+    ),
+    "bytes: asleep with records to give": (
+        ("bytes",),
+        ((BYTES, "            publish();\n            atomic { arm(HEAD", "            atomic { arm(HEAD"),),
+    ),
+    "bytes: nothing read after a death": (
+        ("bytes-death",),
+        (
+            (
+                BYTES,
+                "                :: armed -> sleep(CONSUMER, PRODUCER)\n                :: else\n                fi\n",
+                "                :: armed -> sleep(CONSUMER, PRODUCER)\n                :: else\n                fi;\n"
+                "                if\n                :: ended -> break\n                :: else\n                fi\n",
+            ),
+        ),
+    ),
+    "bytes: published before written": (
+        ("bytes-death",),
+        (
+            (
+                BYTES,
+                "                write_record();\n                if\n                :: publish()\n",
+                "                position++; publish(); position--; write_record();\n"
+                "                if\n                :: publish()\n",
+            ),
         ),
     ),
 }

@@ -1,4 +1,5 @@
-/* The memory order of every atomic access in csrc/ring.h, ring.c, lock.h, channel.c and parker.c, in the order of the sources:
+/* The memory order of every atomic access in csrc/ring.h, ring.c, lock.h, channel.c, parker.c, byte_ring.h and
+ * byte_ring.c, in the order of the sources:
  *
  *     #define NAME ORDER    function: operation object
  *
@@ -85,3 +86,28 @@
 #define PARK ACQUIRE              /* parker_park: exchange token */
 #define PARK_AT_DEADLINE ACQUIRE  /* parker_park: exchange token */
 #define UNPARK RELEASE            /* parker_unpark: store token */
+/* byte_ring.h */
+/* none RELAXED                      byte_ring_consumer_closed: load head */
+/* none RELAXED                      byte_ring_has_news: load tail */
+/* none RELAXED                      byte_ring_append: store header */
+#define BYTES_STORE RELEASE       /* byte_ring_store: exchange word */
+/* none RELAXED                      byte_ring_count: store counter */
+/* none RELAXED                      byte_ring_count: load counter */
+/* none RELAXED                      byte_ring_peek: load header */
+/* byte_ring.c */
+/* none RELAXED                      byte_ring_attach_producer: load tail */
+/* none ACQUIRE                      byte_ring_attach_producer: load head */
+/* none RELAXED                      byte_ring_attach_consumer: load head */
+/* none RELAXED                      byte_ring_attach_consumer: load tail */
+/* none RELAXED                      messages_in: load published */
+/* none RELAXED                      messages_in: load taken */
+/* none ACQUIRE                      byte_ring_waiting: load head */
+/* none ACQUIRE                      byte_ring_waiting: load tail */
+#define BYTES_HEAD ACQUIRE        /* byte_ring_look_at_head: load head */
+#define BYTES_ARM_HEAD RELAXED    /* byte_ring_arm_producer: compare_exchange head */
+#define BYTES_ARM_HEAD_FAILURE RELAXED /* byte_ring_arm_producer: compare_exchange head */
+#define BYTES_TAIL ACQUIRE        /* byte_ring_look_at_tail: load tail */
+/* none RELAXED                      byte_ring_look_at_tail: load peak */
+/* none RELAXED                      byte_ring_look_at_tail: store peak */
+#define BYTES_ARM_TAIL RELAXED    /* byte_ring_arm_consumer: compare_exchange tail */
+#define BYTES_ARM_TAIL_FAILURE RELAXED /* byte_ring_arm_consumer: compare_exchange tail */

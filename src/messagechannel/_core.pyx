@@ -486,7 +486,8 @@ cdef class MessagePort(EventTarget):
         return self._attached == process_number or self._attached == 0
 
     cdef inline bint may_send(self) noexcept:
-        return self._posting == process_number and not ring_closed(&self.outbox().inbox)
+        return self._posting == process_number and not ring_closed(&self.outbox().inbox) and (
+            self._channel.transport == NULL or not self.transport().is_deaf())
 
     cdef void discard_messages(self) noexcept:
         cdef c_bool shut
@@ -558,7 +559,8 @@ cdef class MessagePort(EventTarget):
                 self.transport().figures(&incoming, &outgoing)
                 figures.posted = outgoing.posted
                 figures.received = incoming.taken
-                figures.peak = incoming.peak
+                # It grows when somebody looks.
+                figures.peak = max(<size_t>incoming.peak, figures.waiting)
             else:
                 figures.posted = ring_pushed(&self.outbox().inbox)
                 figures.received = ring_popped(queue)
@@ -648,7 +650,7 @@ cdef class MessagePort(EventTarget):
     cdef bint _push(self, PyObject *item) except -1:
         """Put an owned item into the peer's queue; False when that is closed. Room was reserved."""
         if self._channel.transport != NULL:
-            return self.transport().post(item)
+            return self._push_afar(item)
         cdef int outcome = ring_push(&self.outbox().inbox, item)
         if outcome > 0:
             self._pushed(outcome, 1)
@@ -659,6 +661,14 @@ cdef class MessagePort(EventTarget):
                 raise MemoryError
             return False
         return True
+
+    cdef bint _push_afar(self, PyObject *item) except -1:
+        try:
+            return self.transport().post(item)
+        except BaseException:
+            # For want of memory.
+            self._return_room(1)
+            raise
 
     cdef int _pushed(self, int outcome, size_t n) except -1:
         """Wake who is to be woken after a push of `n` messages."""
@@ -767,7 +777,7 @@ cdef class MessagePort(EventTarget):
             # What was taken before that has told nobody.
             if self._reserve(1):
                 return True
-            if armed:
+            if armed or not self.may_send():
                 return False
 
     cdef int _return_room(self, size_t n) except -1:
@@ -806,7 +816,8 @@ cdef class MessagePort(EventTarget):
                     if self.may_send():
                         if self._reserve_or_arm():
                             return 0
-                        park(&p, deadline)
+                        if self.may_send():
+                            park(&p, deadline)
                 finally:
                     waiter_leave(&w, e)
         finally:
@@ -863,6 +874,8 @@ cdef class MessagePort(EventTarget):
         if outgoing.doomed:
             discard(item)
         elif not self._push(item):
+            # Whoever else waits for it is to learn of the end, too.
+            self._return_room(1)
             raise_closed(self)
         return 0
 
@@ -898,7 +911,8 @@ cdef class MessagePort(EventTarget):
                 if self.may_send():
                     if self._reserve_or_arm():
                         break
-                    await w._wakeup.wait(seconds_until(deadline))
+                    if self.may_send():
+                        await w._wakeup.wait(seconds_until(deadline))
             finally:
                 w.leave()
                 # The baton: whoever leaves lets the next sender look.
@@ -1622,6 +1636,8 @@ cdef object raise_closed(MessagePort port):
         raise ChannelClosedError("this port was transferred away; use the one that arrived with the message")
     if port._attached != process_number:
         raise ChannelClosedError("this port belongs to the parent process; make a channel after the fork")
+    if port._channel.transport != NULL and port.transport().mischief is not None:
+        raise ChannelClosedError(f"the channel is closed: {port.transport().mischief}")
     raise ChannelClosedError("the channel is closed")
 
 
@@ -1983,6 +1999,10 @@ def wait(ports, timeout=None):
 
 cdef list ready_ports(list ports):
     cdef MessagePort port
+    for port in ports:
+        if port.attached() and port._channel.transport != NULL:
+            # A close that nobody has heard of yet.
+            port.transport().settle()
     return [port for port in ports if port.closed or endpoint_length(port.inbox())]
 
 

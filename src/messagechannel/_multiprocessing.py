@@ -70,9 +70,9 @@ def _close_when_started(spawning: ref[Any], descriptors: list[int], patience: fl
 # ---- processes that are forked ----
 
 # Nothing is pickled for those: they get the very objects that were given to them. So ports among these depart before
-# the fork, and arrive in the child in their places. The thread that forks -> the process, its ports, and what these
-# became.
-_departed: dict[int, tuple[BaseProcess, dict[int, Any], dict[int, tuple[bytes, list[int]]]]] = {}
+# the fork, and arrive in the child in their places.
+# By thread, because several may fork at once.
+_departed: dict[int, tuple[BaseProcess, dict[int, tuple[bytes, list[int]]]]] = {}
 
 
 def _find_ports(value: object, found: dict[int, MessagePort[Any]]) -> None:
@@ -98,12 +98,11 @@ def _replaced(value: Any, ports: dict[int, MessagePort[Any]]) -> Any:
 
 def _forking_process() -> BaseProcess | None:
     """Return the multiprocessing.Process for which this thread is about to fork."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "multiprocessing.popen_fork" and "process_obj" in frame.f_locals:
-            process: BaseProcess = frame.f_locals["process_obj"]
-            return process
-        frame = frame.f_back
+    # Who has called os.fork, and nobody further out: a process that was forked runs inside of such a call for ever.
+    frame: FrameType = sys._getframe(2)
+    if frame.f_globals.get("__name__") == "multiprocessing.popen_fork" and "process_obj" in frame.f_locals:
+        process: BaseProcess = frame.f_locals["process_obj"]
+        return process
     return None
 
 
@@ -119,29 +118,29 @@ def _before_fork() -> None:
         from messagechannel._far import depart
 
         states: dict[int, tuple[bytes, list[int]]] = {}
-        _departed[get_ident()] = process, found, states
+        _departed[get_ident()] = process, states
         for key, port in found.items():
             if not port.closed:
                 states[key] = depart(port)
 
 
 def _after_fork_in_parent() -> None:
-    departed = _departed.pop(get_ident(), None)
-    if departed is not None:
-        for _, descriptors in departed[2].values():
-            close_all(descriptors)
+    _, states = _departed.pop(get_ident(), (None, {}))
+    for _, descriptors in states.values():
+        close_all(descriptors)
 
 
 def _after_fork_in_child() -> None:
-    departed: Any = _departed.pop(get_ident(), None)
-    for _, _, states in _departed.values():
-        for _, descriptors in states.values():
+    process: Any
+    process, states = _departed.pop(get_ident(), (None, {}))
+    # What other threads were about to give to other processes.
+    for _, others in _departed.values():
+        for _, descriptors in others.values():
             close_all(descriptors)
     _departed.clear()
-    if departed is not None:
+    if states:
         from messagechannel._far import arrive
 
-        process, _, states = departed
         ports = {key: arrive(*state) for key, state in states.items()}
         process._args = _replaced(process._args, ports)
         process._kwargs = _replaced(process._kwargs, ports)

@@ -72,6 +72,16 @@ class Reactor:
         self._ended = False
         self._exit_registered = False
 
+    def start(self) -> None:
+        """Start the thread, unless it runs: register will need nothing then that could be missing.
+
+        :raises OSError: when there are no descriptors or no memory for that.
+        :raises RuntimeError: when no thread can be started any more.
+        """
+        with self._lock:
+            if self._selector is None:
+                self._start()
+
     def register(self, descriptor: int, source: Source) -> None:
         """Call ``source.heard()`` in the reactor's thread, now and whenever the socket has something.
 
@@ -149,14 +159,18 @@ class Reactor:
 
     def _run(self, selector: selectors.BaseSelector) -> None:
         while not self._ended:
-            for key, _ in selector.select(self._timeout()):
-                if key.data is None:
-                    self._hush()
-                else:
-                    self._hear(key.data)
-            for callback in self._due():
-                call(callback)
+            self._turn(selector)
             settle()
+
+    def _turn(self, selector: selectors.BaseSelector) -> None:
+        # A function of its own, so that nothing here refers to a source that has gone while this thread sleeps again.
+        for key, _ in selector.select(self._timeout()):
+            if key.data is None:
+                self._hush()
+            else:
+                self._hear(key.data)
+        for callback in self._due():
+            call(callback)
 
     def _hear(self, source: Source) -> None:
         again = call(source.heard)

@@ -38,6 +38,9 @@ cdef struct Figures:
 
 
 cdef class Transport:
+    # Why the far side is not believed any more; None while it is.
+    cdef readonly str mischief
+
     cdef object pack(self, object message, Transfer transfer)
     cdef bint post(self, PyObject *item) except -1
     cdef size_t post_many(self, void **items, size_t n) except? 0
@@ -50,5 +53,6 @@ cdef class Transport:
     cdef void taken_before(self, size_t n) noexcept
     cdef size_t collect(self) noexcept
     cdef bint arm_room(self) noexcept
+    cdef bint is_deaf(self) noexcept
     cdef void figures(self, Figures *incoming, Figures *outgoing) noexcept
     cdef int close(self) except -1
