@@ -204,6 +204,18 @@ static void unmap_segment(link_segment *s)
     *s = (link_segment){.descriptor = -1};
 }
 
+/* Closes descriptors whose messages nobody takes any more, and those of segments, of which objects need but the memory.
+   The link has ended, so nobody else looks at them. */
+static void close_rest(far_link *l)
+{
+    while (l->descriptor_count)
+        close(l->descriptors[--l->descriptor_count]);
+    for (unsigned i = 0; i < LINK_SEGMENTS; i++) {
+        close_kept(l->incoming[i].descriptor);
+        l->incoming[i].descriptor = -1;
+    }
+}
+
 void link_decref(far_link *l)
 {
     if (atomic_fetch_sub_explicit(&l->references, 1, memory_order_acq_rel) != 1)
@@ -213,6 +225,8 @@ void link_decref(far_link *l)
         unmap_segment(&l->outgoing[i]);
         unmap_segment(&l->incoming[i]);
     }
+    close_rest(l);
+    free(l->descriptors);
     free(l->partial);
     free(l->spent);
     shared_memory_unmap(l->header, l->size);
@@ -223,32 +237,19 @@ bool link_end(far_link *l, int fds[2])
 {
     spin_acquire(&l->writing);
     spin_acquire(&l->reading);
-    int ends[2] = {l->socket, l->memory}, segments[LINK_SEGMENTS];
-    int *descriptors = l->descriptors;
-    size_t n = l->descriptor_count;
+    int ends[2] = {l->socket, l->memory};
     l->socket = l->memory = -1;
-    l->descriptors = NULL;
-    l->descriptor_count = l->descriptor_room = 0;
-    for (unsigned i = 0; i < LINK_SEGMENTS; i++) {
-        segments[i] = l->incoming[i].descriptor;
-        l->incoming[i].descriptor = -1;
-    }
     spin_release(&l->reading);
     spin_release(&l->writing);
     if (ends[0] < 0)
         return false;
-    /* Nobody takes the messages any more that these were for; and objects over segments need but the memory. */
-    for (size_t i = 0; i < n; i++)
-        close(descriptors[i]);
-    free(descriptors);
-    for (unsigned i = 0; i < LINK_SEGMENTS; i++)
-        close_kept(segments[i]);
     if (fds) {
         fds[0] = ends[0];
         fds[1] = ends[1];
     } else {
         close(ends[0]);
         close(ends[1]);
+        close_rest(l);
     }
     return true;
 }

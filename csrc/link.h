@@ -157,8 +157,8 @@ far_link *link_attach(int socket, int memory, uint32_t side);
 void link_incref(far_link *l);
 /* Ends the link and unmaps the memory with the last reference. */
 void link_decref(far_link *l);
-/* Gives the descriptors up without a word to the other side: closes them, or hands the two of the link over in fds[2] if
-   that is not NULL. False when the link had ended before. */
+/* Gives the descriptors up without a word to the other side: closes them, or hands its own two over in fds[2] if that is
+   not NULL, and the others stay until the caller has taken them or the link goes. False when the link had ended before. */
 bool link_end(far_link *l, int fds[2]);
 /* In a forked child, where the thread is not that may have held a lock: gives the descriptors up, which are copies. */
 void link_abandon(far_link *l);

@@ -422,7 +422,8 @@ cdef class Far(Link):
         for i in range(LINK_SEGMENTS):
             if link.incoming[i].descriptor >= 0:
                 segments.append(i)
-                descriptors.append(os.dup(link.incoming[i].descriptor))
+                descriptors.append(link.incoming[i].descriptor)
+                link.incoming[i].descriptor = -1
         came = [link.descriptors[i] for i in range(link.descriptor_count)]
         link.descriptor_count = 0
         descriptors += came
