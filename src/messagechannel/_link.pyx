@@ -291,7 +291,7 @@ cdef tuple write_down(Envelope envelope, Link carrier):
     elif type(data) is Serialized:
         parcel = Parcel.of_serialized(data)
         parcel.seal()
-    elif encode_atom(<PyObject *>data, &piece):
+    elif not envelope.ports and encode_atom(<PyObject *>data, &piece):
         return piece.tag, [PyBytes_FromStringAndSize(
             <char *>(&piece.value if piece.payload == NULL else piece.payload), <Py_ssize_t>piece.length)], [], []
     else:

@@ -133,16 +133,23 @@ def _run(target: Callable[..., object], given: list[Any], errors: MessagePort[An
     # The process of a worker may leave by os._exit, but not before it has run these.
     Finalize(None, worker.close_workers, exitpriority=20)
     Finalize(None, _far.flush, exitpriority=10)
+    try:
+        _work(target, given, errors)
+    except KeyboardInterrupt:
+        # Of the terminal, which has interrupted the parent as well.
+        sys.exit(128 + signal.SIGINT)
+
+
+def _work(target: Callable[..., object], given: list[Any], errors: MessagePort[Any]) -> None:
+    from messagechannel import _far
+
     args, port = given
     # multiprocessing keeps the list.
     given.clear()
     try:
         target(port, *args)
-    except SystemExit:
+    except (SystemExit, KeyboardInterrupt):
         raise
-    except KeyboardInterrupt:
-        # Of the terminal, which has interrupted the parent as well.
-        sys.exit(128 + signal.SIGINT)
     except BaseException as error:
         if isinstance(error, ChannelClosedError) and port.closed:
             return
