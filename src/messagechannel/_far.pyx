@@ -13,7 +13,7 @@ cimport cython
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 import marshal
 import os
@@ -27,10 +27,10 @@ from messagechannel._transfer import DataCloneError
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, LINK_CORRUPT, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
-    channel_new, endpoint, endpoint_offer_room, endpoint_wake, endpoint_wake_all, far_link, link_attach,
+    channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, far_link, link_attach,
     link_claim, link_close_in, link_close_out, link_end, link_ended, link_figures, link_figures_out,
     link_has_ended_there, link_has_news,
-    link_hear, link_decref, link_incref, link_is_deaf, link_is_reserved, link_new, link_reserve_in, link_restore,
+    link_hear, link_decref, link_incref, link_is_armed, link_is_reserved, link_new, link_reserve_in, link_restore,
     link_segment, link_set_figures, link_taken_before, parker_now, ring, ring_close, ring_disarm, ring_length,
     ring_peak, ring_pop, ring_popped,
     ring_push, ring_pushed, ring_reserve, ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock,
@@ -92,6 +92,7 @@ cdef class Far(Link):
         self._socket = link.socket
         link_incref(link)
         link.transport.owner = <void *>self
+        link.transport.far_side = <uint8_t>(side ^ 1)
         Py_INCREF(self)
         # Whoever slept there is gone; nobody else is to be the pump.
         ring_disarm(self._backlog)
@@ -164,15 +165,13 @@ cdef class Far(Link):
         if link_ended(self._link):
             return 0
         if far_inbox.inbox.bounded:
-            ring_return_room(&far_inbox.inbox, self.collect())
             tell(endpoint_offer_room(far_inbox))
-            if link_is_deaf(self._link):
-                tell(endpoint_wake_all(far_inbox, NULL))
         self.resume()
         if link_has_ended_there(self._link):
             self.settle()
-        elif link_has_news(self._link):
-            tell(endpoint_wake(self.near(), &self.near().receivers))
+        elif link_has_news(self._link) or not link_is_armed(self._link):
+            # Also where somebody has taken meanwhile what the bell was about: whoever still waits is to arm again.
+            tell(endpoint_pass_on(self.near()))
             self._rouse()
         return 0
 
