@@ -19,6 +19,9 @@ _Static_assert(sizeof(link_header) <= LINK_HEADER_BYTES, "the header fits into i
 /* What a byte of the socket says. */
 enum { BELL = 'b', DESCRIPTORS = 'd' };
 
+/* No message is longer, whatever another process says: no memory is that large. */
+#define LONGEST ((uint64_t)1 << 46)
+
 /* Systems without them are told by options of the socket and the descriptors. */
 #ifndef MSG_NOSIGNAL
 #define MSG_NOSIGNAL 0
@@ -45,10 +48,13 @@ static bool prepare_socket(int socket)
         return false;
 #endif
     int flags = fcntl(socket, F_GETFL), type = 0;
-    socklen_t size = sizeof type;
-    if (flags < 0 || getsockopt(socket, SOL_SOCKET, SO_TYPE, &type, &size) < 0)
+    socklen_t type_size = sizeof type;
+    struct sockaddr_storage name;
+    socklen_t name_size = sizeof name;
+    if (flags < 0 || getsockopt(socket, SOL_SOCKET, SO_TYPE, &type, &type_size) < 0
+        || getsockname(socket, (struct sockaddr *)&name, &name_size) < 0)
         return false;
-    if (type != SOCK_STREAM) {
+    if (type != SOCK_STREAM || name.ss_family != AF_UNIX) {
         errno = EPROTO;
         return false;
     }
@@ -74,7 +80,7 @@ static bool has_news(const transport *t)
 static bool has_room(const transport *t)
 {
     const far_link *l = (const far_link *)t;
-    return atomic_load_explicit(&link_ring_out(l)->taken, memory_order_relaxed) != l->credited;
+    return !link_is_deaf(l) && atomic_load_explicit(&link_ring_out(l)->taken, memory_order_relaxed) != l->credited;
 }
 
 static int64_t length(const transport *t)
@@ -213,6 +219,18 @@ static void unmap_segment(link_segment *s)
     *s = (link_segment){.descriptor = -1};
 }
 
+/* Closes descriptors whose messages nobody takes any more, and those of segments, of which objects need but the memory.
+   The link has ended, so nobody else looks at them. */
+static void close_rest(far_link *l)
+{
+    while (l->descriptor_count)
+        close(l->descriptors[--l->descriptor_count]);
+    for (unsigned i = 0; i < LINK_SEGMENTS; i++) {
+        close_kept(l->incoming[i].descriptor);
+        l->incoming[i].descriptor = -1;
+    }
+}
+
 void link_decref(far_link *l)
 {
     if (atomic_fetch_sub_explicit(&l->references, 1, memory_order_acq_rel) != 1)
@@ -222,8 +240,7 @@ void link_decref(far_link *l)
         unmap_segment(&l->outgoing[i]);
         unmap_segment(&l->incoming[i]);
     }
-    for (size_t i = 0; i < l->descriptor_count; i++)
-        close(l->descriptors[i]);
+    close_rest(l);
     free(l->descriptors);
     free(l->partial);
     free(l->spent);
@@ -247,8 +264,17 @@ bool link_end(far_link *l, int fds[2])
     } else {
         close(ends[0]);
         close(ends[1]);
+        close_rest(l);
     }
     return true;
+}
+
+void link_abandon(far_link *l)
+{
+    /* Whoever held them is not here. */
+    spin_release(&l->reading);
+    spin_release(&l->writing);
+    link_end(l, NULL);
 }
 
 void link_set_figures(far_link *l, const link_figures *to_here, const link_figures *to_there)
@@ -278,29 +304,47 @@ void link_figures_out(const far_link *l, link_figures *f)
 bool link_restore(far_link *l, const link_segment *segments, const void *partial, uint64_t partial_length,
                   uint64_t partial_size, int assembled_tag, uint16_t assembled_count, const int *descriptors, size_t n)
 {
-    if (partial_size) {
-        l->partial = malloc((size_t)partial_size);
-        if (!l->partial)
-            return false;
-        memcpy(l->partial, partial, (size_t)partial_length);
+    link_segment mapped[LINK_SEGMENTS];
+    unsigned i = 0;
+    if (partial_size > LONGEST || partial_length > partial_size
+        || (assembled_tag >= 0 && partial_length != partial_size)) {
+        errno = EPROTO;
+        return false;
+    }
+    for (; i < LINK_SEGMENTS; i++) {
+        mapped[i] = segments[i];
+        mapped[i].address = NULL;
+        if (segments[i].descriptor >= 0
+            && (shared_memory_size(segments[i].descriptor, &mapped[i].size) < 0
+                || !(mapped[i].address = shared_memory_map(segments[i].descriptor, mapped[i].size))))
+            break;
+    }
+    unsigned char *bytes = partial_size ? malloc((size_t)partial_size) : NULL;
+    int *kept = n ? malloc(n * sizeof(int)) : NULL;
+    if (i < LINK_SEGMENTS || (partial_size && !bytes) || (n && !kept)) {
+        int error = i < LINK_SEGMENTS ? errno : ENOMEM;
+        while (i--)
+            if (mapped[i].address)
+                shared_memory_unmap(mapped[i].address, mapped[i].size);
+        free(bytes);
+        free(kept);
+        errno = error;
+        return false;
+    }
+    memcpy(l->incoming, mapped, sizeof mapped);
+    if (bytes) {
+        memcpy(bytes, partial, (size_t)partial_length);
+        l->partial = bytes;
         l->partial_size = partial_size;
         l->partial_length = partial_length;
         l->assembled = assembled_tag >= 0;
         l->partial_tag = (uint8_t)assembled_tag;
         l->partial_count = assembled_count;
     }
-    if (n) {
-        l->descriptors = malloc(n * sizeof(int));
-        if (!l->descriptors)
-            return false;
-        memcpy(l->descriptors, descriptors, n * sizeof(int));
+    if (kept) {
+        memcpy(kept, descriptors, n * sizeof(int));
+        l->descriptors = kept;
         l->descriptor_count = l->descriptor_room = n;
-    }
-    for (unsigned i = 0; i < LINK_SEGMENTS; i++) {
-        link_segment s = segments[i];
-        if (s.descriptor >= 0 && shared_memory_size(s.descriptor, &s.size) == 0
-            && (s.address = shared_memory_map(s.descriptor, s.size)) != NULL)
-            l->incoming[i] = s;
     }
     return true;
 }
@@ -312,6 +356,15 @@ static void ring_bell(far_link *l)
     char byte = BELL;
     while (send(l->socket, &byte, 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0 && errno == EINTR)
         ;
+}
+
+/* One of the locks is held. The other side has written what it can't have: nothing more is read or written, and the end of
+   the socket tells whoever listens to it. */
+static void distrust(far_link *l)
+{
+    l->distrusted = l->dead = true;
+    if (!link_ended(l))
+        shutdown(l->socket, SHUT_RDWR);
 }
 
 /* ---- sending ---- */
@@ -333,7 +386,12 @@ size_t link_post_many(far_link *l, ring *backlog, const link_piece *pieces, size
     for (; *outcome == LINK_OK && posted < n; posted++) {
         const link_piece *p = &pieces[posted];
         void *room;
-        if (p->length > link_longest(l) || byte_ring_reserve(&l->out, (uint32_t)p->length, &room) != BYTE_RING_OK) {
+        int reserved = BYTE_RING_FULL;
+        if (p->length <= link_longest(l))
+            reserved = byte_ring_reserve(&l->out, (uint32_t)p->length, &room);
+        if (reserved == BYTE_RING_CORRUPT)
+            distrust(l);
+        if (reserved != BYTE_RING_OK) {
             *outcome = LINK_FULL;
             break;
         }
@@ -423,11 +481,14 @@ size_t link_send_descriptors(far_link *l, const int *descriptors, size_t n)
 bool link_arm_room(far_link *l)
 {
     spin_acquire(&l->writing);
-    bool armed = !link_ended(l) && byte_ring_arm_producer(&l->out);
-    /* Lest the next call finds the same again: what it waits for may be something else than room for bytes. A head that
-       can't be is as good as none. */
-    if (!armed && !link_ended(l) && byte_ring_look_at_head(&l->out) < 0)
-        l->dead = true;
+    bool armed = true;
+    /* A head that was last looked at long ago could never be armed, and while it is full of room nobody looks. */
+    if (!link_ended(l) && !l->distrusted) {
+        if (byte_ring_look_at_head(&l->out) == BYTE_RING_OK)
+            armed = byte_ring_arm_producer(&l->out);
+        else
+            distrust(l);
+    }
     spin_release(&l->writing);
     return armed;
 }
@@ -445,10 +506,13 @@ uint64_t link_collect(far_link *l)
     spin_acquire(&l->writing);
     uint64_t taken = atomic_load_explicit(&l->out.ring->taken, memory_order_acquire);
     uint64_t published = atomic_load_explicit(&l->out.ring->published, memory_order_relaxed);
-    uint64_t more = taken - l->credited;
+    /* What the other side will never take needs no room any more. */
+    uint64_t more = (link_is_deaf(l) ? published : taken) - l->credited;
     /* Whatever the other side says, it took no more than there was. */
-    if (published - l->credited < more)
+    if (published - l->credited < more) {
         more = 0;
+        distrust(l);
+    }
     l->credited += more;
     spin_release(&l->writing);
     return more;
@@ -547,6 +611,10 @@ static int hear(far_link *l)
             l->dead = true;
             return LINK_SHUT;
         }
+        if (byte != BELL && byte != DESCRIPTORS) {
+            distrust(l);
+            return LINK_SHUT;
+        }
         if (byte == DESCRIPTORS) {
             int descriptors[LINK_DESCRIPTORS];
             size_t n = 0;
@@ -569,8 +637,10 @@ static int hear(far_link *l)
             }
             /* Only a look: what this process has no room for stays where it is. */
             got = recvmsg(l->socket, &m, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-            if (got < 0)
+            if (got < 0 && (errno == EINTR || errno == EAGAIN))
                 continue;
+            if (got < 0)
+                return LINK_TROUBLE;
             for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
                 if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS) {
                     size_t some = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
@@ -579,8 +649,13 @@ static int hear(far_link *l)
                 }
             }
             if (m.msg_flags & MSG_CTRUNC) {
+                bool too_many = n == LINK_DESCRIPTORS;
                 while (n)
                     close(descriptors[--n]);
+                if (too_many) {
+                    distrust(l);
+                    return LINK_SHUT;
+                }
                 errno = EMFILE;
                 return LINK_TROUBLE;
             }
@@ -613,7 +688,7 @@ static int add_fragment(far_link *l, const byte_ring_record *record, const unsig
         memcpy(&size, payload, sizeof size);
         payload += sizeof size;
         length -= sizeof size;
-        if (size > PTRDIFF_MAX || size == 0)
+        if (size > LONGEST || size == 0)
             return LINK_CORRUPT;
         l->partial = malloc((size_t)size);
         if (!l->partial) {
@@ -775,6 +850,13 @@ bool link_reserve_in(far_link *l)
     l->reserved = true;
     spin_release(&l->reading);
     return first;
+}
+
+void link_yield_in(far_link *l)
+{
+    spin_acquire(&l->reading);
+    l->reserved = false;
+    spin_release(&l->reading);
 }
 
 void link_close_in(far_link *l)

@@ -127,6 +127,8 @@ typedef struct far_link {
     size_t descriptor_count, descriptor_room;
     /* The socket has ended; whoever spins looks at it without the lock. */
     _Atomic(bool) dead;
+    /* It was ended here, because the other side has written what it can't have. */
+    _Atomic(bool) distrusted;
     /* Taken since link_begin, and a message that was assembled and taken. */
     uint64_t taken;
     unsigned char *spent;
@@ -155,9 +157,16 @@ far_link *link_attach(int socket, int memory, uint32_t side);
 void link_incref(far_link *l);
 /* Ends the link and unmaps the memory with the last reference. */
 void link_decref(far_link *l);
-/* Gives the descriptors up without a word to the other side: closes them, or hands them over in fds[2] if that is not
-   NULL. False when the link had ended before. */
+/* Gives the descriptors up without a word to the other side: closes them, or hands its own two over in fds[2] if that is
+   not NULL, and the others stay until the caller has taken them or the link goes. False when the link had ended before. */
 bool link_end(far_link *l, int fds[2]);
+/* In a forked child, where the thread is not that may have held a lock: gives the descriptors up, which are copies. */
+void link_abandon(far_link *l);
+/* The other side has written what it can't have. */
+static inline bool link_is_distrusted(const far_link *l)
+{
+    return l->distrusted;
+}
 static inline bool link_ended(const far_link *l)
 {
     return l->socket < 0;
@@ -177,8 +186,9 @@ static inline byte_ring *link_ring_in(const far_link *l)
 }
 void link_figures_in(const far_link *l, link_figures *f);
 void link_figures_out(const far_link *l, link_figures *f);
-/* What this side's former process held for it: segments, the beginning of a message (assembled_tag is -1 unless all of
-   it is there), and descriptors, which are the link's then. Before anybody else has the link. False without memory. */
+/* What this side's former process held for it: segments, the beginning of a message (assembled_tag is -1 unless all of it
+   is there), and descriptors, which are the link's then, as those of the segments are. Before anybody else has the link.
+   False, and nothing was taken over, without memory (ENOMEM), or for what can't be (EPROTO, EINVAL). */
 bool link_restore(far_link *l, const link_segment *segments, const void *partial, uint64_t partial_length,
                   uint64_t partial_size, int assembled_tag, uint16_t assembled_count, const int *descriptors, size_t n);
 
@@ -200,11 +210,12 @@ int64_t link_write(far_link *l, uint8_t kind, uint8_t tag, uint16_t count, const
 size_t link_longest(const far_link *l);
 /* Sends descriptors; returns how many went, fewer than `n` with errno set: EAGAIN, ETOOMANYREFS ... */
 size_t link_send_descriptors(far_link *l, const int *descriptors, size_t n);
-/* True: the next message that the other side takes, or its end, rings here. False: it has taken some, or is deaf. */
+/* True: the next message that the other side takes, or its end, rings here, or there is an end already, of which all who
+   wait are told. False: look again. */
 bool link_arm_room(far_link *l);
 /* Bytes that were ever written. */
 uint64_t link_written(far_link *l);
-/* Messages that the other side has taken since the last call. */
+/* Messages that the other side has taken since the last call; all that there are, once it takes no more. */
 uint64_t link_collect(far_link *l);
 /* Nothing more will be written. */
 void link_close_out(far_link *l);
@@ -269,6 +280,8 @@ static inline bool link_has_ended_there(const far_link *l)
 /* From here on the caller alone takes messages; all others are to look (link_is_reserved) after link_begin. True for
    the one call that did it. */
 bool link_reserve_in(far_link *l);
+/* He gives it up again. */
+void link_yield_in(far_link *l);
 static inline bool link_is_reserved(const far_link *l)
 {
     return l->reserved;

@@ -650,7 +650,7 @@ cdef class MessagePort(EventTarget):
     cdef bint _push(self, PyObject *item) except -1:
         """Put an owned item into the peer's queue; False when that is closed. Room was reserved."""
         if self._channel.transport != NULL:
-            return self.transport().post(item)
+            return self._push_afar(item)
         cdef int outcome = ring_push(&self.outbox().inbox, item)
         if outcome > 0:
             self._pushed(outcome, 1)
@@ -661,6 +661,14 @@ cdef class MessagePort(EventTarget):
                 raise MemoryError
             return False
         return True
+
+    cdef bint _push_afar(self, PyObject *item) except -1:
+        try:
+            return self.transport().post(item)
+        except BaseException:
+            # For want of memory.
+            self._return_room(1)
+            raise
 
     cdef int _pushed(self, int outcome, size_t n) except -1:
         """Wake who is to be woken after a push of `n` messages."""
@@ -866,6 +874,8 @@ cdef class MessagePort(EventTarget):
         if outgoing.doomed:
             discard(item)
         elif not self._push(item):
+            # Whoever else waits for it is to learn of the end, too.
+            self._return_room(1)
             raise_closed(self)
         return 0
 
@@ -1626,6 +1636,8 @@ cdef object raise_closed(MessagePort port):
         raise ChannelClosedError("this port was transferred away; use the one that arrived with the message")
     if port._attached != process_number:
         raise ChannelClosedError("this port belongs to the parent process; make a channel after the fork")
+    if port._channel.transport != NULL and port.transport().mischief is not None:
+        raise ChannelClosedError(f"the channel is closed: {port.transport().mischief}")
     raise ChannelClosedError("the channel is closed")
 
 

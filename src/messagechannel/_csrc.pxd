@@ -118,6 +118,8 @@ cdef extern from "link.h" nogil:
     void link_decref(far_link *l) noexcept
     bint link_end(far_link *l, int *fds) noexcept
     bint link_ended(const far_link *l) noexcept
+    void link_abandon(far_link *l) noexcept
+    bint link_is_distrusted(const far_link *l) noexcept
     uint64_t link_id(const far_link *l) noexcept
     size_t link_post_many(far_link *l, ring *backlog, const link_piece *pieces, size_t n, int *outcome) noexcept
     bint link_claim(far_link *l, ring *backlog) noexcept
@@ -143,6 +145,8 @@ cdef extern from "link.h" nogil:
     int link_hear(far_link *l) noexcept
     void link_close_in(far_link *l) noexcept
     bint link_reserve_in(far_link *l) noexcept
+    void link_yield_in(far_link *l) noexcept
+    uint64_t link_waiting(const far_link *l) noexcept
     void link_figures_in(const far_link *l, link_figures *f) noexcept
     void link_figures_out(const far_link *l, link_figures *f) noexcept
     bint link_restore(far_link *l, const link_segment *segments, const void *partial, uint64_t partial_length,

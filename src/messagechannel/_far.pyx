@@ -10,6 +10,8 @@ A port that comes gets a channel whose other side is far.
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport errno
@@ -17,8 +19,10 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 import marshal
 import os
+import sys
 from time import monotonic, sleep
 
+from messagechannel._core import MessagePort
 from messagechannel._link import Letter, letter_of, set_travel
 from messagechannel._multiprocessing import after_fork_in_child
 from messagechannel._reactor import Reactor
@@ -26,15 +30,14 @@ from messagechannel._transfer import DataCloneError
 
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, LINK_CORRUPT, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
-    channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, far_link, link_attach,
-    link_claim, link_close_in, link_close_out, link_end, link_ended, link_figures, link_figures_out,
-    link_has_ended_there, link_has_news,
-    link_hear, link_decref, link_incref, link_is_armed, link_is_reserved, link_new, link_reserve_in, link_restore,
-    link_segment, link_set_figures, link_taken_before, parker_now, ring, ring_close, ring_disarm, ring_length,
-    ring_peak, ring_pop, ring_popped,
-    ring_push, ring_pushed, ring_reserve, ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock,
-    spin_release,
+    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
+    channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_wake_all, far_link, link_abandon,
+    link_attach, link_claim, link_close_in, link_close_out, link_decref, link_end, link_ended, link_figures,
+    link_figures_out, link_has_ended_there, link_has_news, link_hear, link_incref, link_is_armed,
+    link_is_distrusted, link_is_reserved, link_new, link_reserve_in, link_restore, link_segment, link_set_figures,
+    link_taken_before, link_waiting, link_yield_in, parker_now, ring, ring_close, ring_disarm, ring_length,
+    ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve, ring_return_room, shared_claim,
+    shared_number, spin_acquire, spin_lock, spin_release,
 )
 from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
 from messagechannel._transport cimport Figures, discard
@@ -57,11 +60,15 @@ SHORTAGE_SECONDS = 0.02
 _reactor = Reactor()
 
 
+class AsidePort(MessagePort):
+    """A port of the library's own, for whose listeners a process does not stay."""
+
+
 def _forget_the_parents_links():
     """In a forked child: close the parent's descriptors, lest its peers think that it lives on here."""
     cdef Far far
     for far in _reactor.forget():
-        link_end(far._link, NULL)
+        link_abandon(far._link)
 
 
 after_fork_in_child(_forget_the_parents_links)
@@ -101,13 +108,16 @@ cdef class Far(Link):
 
     cdef int begin(self) except -1:
         """Send what waits, and listen for what comes."""
-        channel_incref(self._channel)
-        self._registered = True
-        try:
-            _reactor.register(self._socket, self)
-        except BaseException:
-            self._unregister()
-            raise
+        with _reactor.lock:
+            # Where the other thread that has this channel has closed it, the link may have ended already.
+            if not link_ended(self._link):
+                _reactor.register(self._socket, self)
+                channel_incref(self._channel)
+                self._registered = True
+        # Who waits at the near side has armed its ring alone, and is to arm the link: he joined the list before he
+        # looked for a link, and the list is looked at after there is one.
+        tell(endpoint_wake_all(self.near(), NULL))
+        self._rouse()
         self.pump()
         self.look()
         return 0
@@ -167,32 +177,37 @@ cdef class Far(Link):
         if far_inbox.inbox.bounded:
             tell(endpoint_offer_room(far_inbox))
         self.resume()
-        if link_has_ended_there(self._link):
-            self.settle()
-        elif link_has_news(self._link) or not link_is_armed(self._link):
+        if link_has_ended_there(self._link) and self.settle():
+            return 0
+        if link_has_news(self._link) or not link_is_armed(self._link):
             # Also where somebody has taken meanwhile what the bell was about: whoever still waits is to arm again.
             tell(endpoint_pass_on(self.near()))
             self._rouse()
         return 0
 
-    cdef int _rouse(self) except -1:
+    cdef object _listening(self):
+        """Return the near port if it has listeners."""
         cdef object port = None
         spin_acquire(&self.near().lock)
         if self.near().listening != NULL:
             port = <object>self.near().listening
         spin_release(&self.near().lock)
+        return port
+
+    cdef int _rouse(self) except -1:
+        port = self._listening()
         if port is not None:
             rouse(port)
         return 0
 
     def is_listening(self):
-        """Tell whether the near port has listeners that the far side can reach."""
+        """Tell whether the near port has listeners that the far side can reach, and the process is to stay for."""
         cdef channel *c = self._hold()
         if c == NULL:
             return False
-        listening = self.near().listening != NULL
+        port = self._listening()
         release_channel(c)
-        return listening
+        return port is not None and not isinstance(port, AsidePort)
 
     def is_sending(self):
         """Tell whether messages wait here to be sent."""
@@ -236,6 +251,13 @@ cdef class Far(Link):
             finally:
                 release_channel(c)
 
+    cdef int _dropped(self) except -1:
+        cdef endpoint *far_inbox = &self._channel.side[self._side ^ 1]
+        if far_inbox.inbox.bounded:
+            ring_return_room(&far_inbox.inbox, 1)
+            tell(endpoint_offer_room(far_inbox))
+        return 0
+
     cdef int _all_sent(self) except -1:
         link_close_out(self._link)
         self._end()
@@ -247,14 +269,19 @@ cdef class Far(Link):
         """Close the descriptors, once both directions are done with."""
         cdef channel *c = self._channel
         channel_incref(c)
-        # First, because a closed descriptor's number may be another's already.
-        self._unregister()
-        link_end(self._link, NULL)
+        # At once, because the number of a closed descriptor may be another's already.
+        with _reactor.lock:
+            self._unregister()
+            link_end(self._link, NULL)
         release_channel(c)
         return 0
 
-    cdef bint _bring_in(self, bint *believed) except -1:
-        """Bring what is left of the far side's messages into the inbox; False when another thread does."""
+    cdef bint _bring_in(self) except -1:
+        """Bring what is left of the far side's messages into the inbox; False when another thread does.
+
+        :raises MemoryError: when some has to stay, as it does then.
+        :raises OSError: likewise.
+        """
         cdef void *items[CHUNK]
         cdef size_t n, i
         cdef int outcome
@@ -264,25 +291,33 @@ cdef class Far(Link):
                 pass
             return False
         link_taken_before(self._link, ring_length(inbox))
-        while True:
-            n = self.take_letters(items, CHUNK, True, &outcome)
-            for i in range(n):
-                ring_reserve(inbox, 1)
-                if ring_push(inbox, items[i]) < 0:
-                    raise MemoryError
-            if n < CHUNK:
-                break
-        believed[0] = outcome != LINK_CORRUPT
+        try:
+            outcome = LINK_OK
+            while outcome == LINK_OK:
+                n = self.take_letters(items, CHUNK, True, &outcome)
+                for i in range(n):
+                    ring_reserve(inbox, 1)
+                    if ring_push(inbox, items[i]) < 0:
+                        raise MemoryError
+        except BaseException:
+            # The rest stays, to be received from there.
+            link_yield_in(self._link)
+            raise
         return True
 
     cdef bint settle(self) except -1:
-        cdef bint believed
         cdef channel *c = self._channel
         if link_ended(self._link) or not (link_has_ended_there(self._link) or self.mischief is not None):
             return False
+        if link_is_distrusted(self._link) and self.mischief is None:
+            self.mischief = "the other process has written what no port writes"
+        if link_hear(self._link) == LINK_TROUBLE and link_waiting(self._link):
+            # Not all descriptors have room here: messages are received one by one, and whoever receives is told so.
+            self.look_later()
+            return False
         channel_incref(c)
         try:
-            if self._bring_in(&believed):
+            if self._bring_in():
                 self._closing = True
                 own = link_claim(self._link, self._backlog)
                 close_channel(c, self._side ^ 1)
@@ -295,30 +330,58 @@ cdef class Far(Link):
         return True
 
     cdef int close(self) except -1:
-        cdef bint believed
         cdef channel *c = self._channel
         if link_ended(self._link):
             close_channel(c, self._side)
             return 0
         channel_incref(c)
         try:
-            self._bring_in(&believed)
-            link_close_in(self._link)
-            self._closing = True
-            own = link_claim(self._link, self._backlog)
-            close_channel(c, self._side)
-            if own:
-                self.pump()
+            try:
+                self._bring_in()
+            finally:
+                # What could not be brought in is lost.
+                link_close_in(self._link)
+                self._closing = True
+                own = link_claim(self._link, self._backlog)
+                close_channel(c, self._side)
+                if own:
+                    self.pump()
         finally:
             release_channel(c)
         return 0
+
+    # -- arriving --
+
+    cdef object resume_life(self, list backlog, tuple begun, size_t capacity):
+        """Return the port, with the messages that came with it in its queue."""
+        cdef channel *c = self._channel
+        cdef ring *queue
+        cdef link_figures f
+        cdef size_t waiting = 0
+        cdef Letter letter
+        port = take_hold(c, self._side)
+        for place, letter in backlog:
+            queue = &c.side[self._side if place == 0 else self._side ^ 1].inbox
+            if ring_push(queue, <void *>letter_item(letter)) < 0:
+                raise MemoryError
+            if place == 0:
+                ring_reserve(queue, 1)
+            waiting += place
+        if begun is not None:
+            self.continue_with(begun)
+            waiting += 1
+        link_figures_out(self._link, &f)
+        if capacity:
+            ring_reserve(self._backlog, min(<size_t>(f.published - f.taken) + waiting, capacity))
+        self.begin()
+        return port
 
     # -- leaving --
 
     cdef tuple depart(self):
         """Return the state and the descriptors of this end, which goes to another process.
 
-        None: the other side has closed, and everything that is left is in the inbox, or will be in a moment.
+        None: the other side has closed, and everything that is left is in the inbox.
         """
         cdef int ends[2]
         cdef far_link *link = self._link
@@ -327,7 +390,13 @@ cdef class Far(Link):
         cdef PyObject *item
         cdef Dispatch d
         cdef list descriptors
-        if not self._own_the_pump() or not link_reserve_in(link):
+        if not self._own_the_pump():
+            return None
+        if not link_reserve_in(link):
+            while not link_ended(link):
+                # Another thread brings in what is left.
+                sleep(0.0005)
+            self.pump()
             return None
         # From here on no other thread sends, takes or hears anything.
         self._unregister()
@@ -359,7 +428,8 @@ cdef class Far(Link):
         for i in range(LINK_SEGMENTS):
             if link.incoming[i].descriptor >= 0:
                 segments.append(i)
-                descriptors.append(os.dup(link.incoming[i].descriptor))
+                descriptors.append(link.incoming[i].descriptor)
+                link.incoming[i].descriptor = -1
         came = [link.descriptors[i] for i in range(link.descriptor_count)]
         link.descriptor_count = 0
         descriptors += came
@@ -398,9 +468,6 @@ cdef class Far(Link):
         cdef c_bool shut
         cdef channel *c
         cdef ring *queue
-        while not link_ended(self._link):
-            # Another thread brings it in.
-            sleep(0.0005)
         c = channel_new(self.near().inbox.capacity, False)
         if c == NULL:
             raise MemoryError
@@ -442,6 +509,7 @@ def depart(port):
     cdef int ends[2]
     cdef Far far
     cdef link_figures to_here, to_there
+    _reactor.start()
     link = link_new(ends)
     if link == NULL:
         raise OSError(errno, f"no link for a port that is transferred: {os.strerror(errno)}")
@@ -496,69 +564,108 @@ def arrive(bytes state, list descriptors):
     cdef far_link *link = NULL
     cdef channel *c = NULL
     cdef Far far
-    cdef link_segment incoming[8]
-    cdef int fifo[4096]
-    cdef link_figures f
-    cdef Letter letter
-    cdef ring *queue
-    cdef uint32_t near, i
-    cdef size_t capacity, waiting
-    cdef bytes part = b""
     try:
-        number, capacity, letters, begun, segments, came, partial = marshal.loads(state)
-        near = number
-        if near > 1 or came > 4096:
-            raise ValueError("this is no state of a port")
-        link = link_attach(descriptors[0], descriptors[1], near)
+        try:
+            number, capacity, letters, begun, segments, came, partial = marshal.loads(state)
+            check_state(number, capacity, letters, begun, segments, came, partial, len(descriptors))
+        except (ValueError, TypeError, EOFError, OverflowError) as error:
+            raise ValueError(f"this is no state of a port: {error}") from None
+        link = link_attach(descriptors[0], descriptors[1], number)
         if link == NULL:
             raise OSError(errno, f"a port that came can't be attached: {os.strerror(errno)}")
         del descriptors[:2]
-        c = channel_new(capacity, False)
-        if c == NULL:
-            raise MemoryError
-        backlog = []
-        for place, tag, payload, count in letters:
-            letter = Letter.make(tag, payload, descriptors[:count])
-            del descriptors[:count]
-            backlog.append((place, letter))
-        if begun is not None:
-            tag, length, done, rest, count, left = begun
-            begun = tag, length, done, rest, count, descriptors[:left]
-            del descriptors[:left]
-        for i in range(LINK_SEGMENTS):
-            incoming[i].address = NULL
-            incoming[i].descriptor = -1
-        for i in segments:
-            incoming[i].descriptor = descriptors.pop(0)
-        for i in range(came):
-            fifo[i] = descriptors.pop(0)
-        size, part, tag, count = partial or (0, b"", -1, 0)
-        if not link_restore(link, incoming, <char *>part, len(part), size, tag, count, fifo, came):
-            raise MemoryError
-        far = Far.connect(c, near, link)
-        link = NULL
-        waiting = 0
-        for place, letter in backlog:
-            queue = &c.side[near if place == 0 else near ^ 1].inbox
-            if ring_push(queue, <void *>letter_item(letter)) < 0:
+        try:
+            backlog = []
+            for place, tag, payload, count in letters:
+                backlog.append((place, Letter.make(tag, payload, descriptors[:count])))
+                del descriptors[:count]
+            if begun is not None:
+                tag, length, done, rest, count, left = begun
+                begun = tag, length, done, rest, count, descriptors[:left]
+                del descriptors[:left]
+            restore(link, segments, came, partial, descriptors)
+            c = channel_new(capacity, False)
+            if c == NULL:
                 raise MemoryError
-            if place == 0:
-                ring_reserve(queue, 1)
-            waiting += place
-        if begun is not None:
-            far.continue_with(begun)
-            waiting += 1
-        link_figures_out(far._link, &f)
-        if capacity:
-            ring_reserve(far._backlog, min(<size_t>(f.published - f.taken) + waiting, capacity))
-        port = take_hold(c, near)
-        far.begin()
-        # The reference of the far side is nobody's: the reactor has its own.
-        release_channel(c)
-        return port
+        except BaseException:
+            link_decref(link)
+            raise
+        far = Far.connect(c, number, link)
+        try:
+            return far.resume_life(backlog, begun, capacity)
+        finally:
+            # The reference of the far side is nobody's: the reactor has its own.
+            release_channel(c)
     finally:
         for fd in descriptors:
             os.close(fd)
+
+
+cdef int check_state(number, capacity, letters, begun, segments, came, partial, descriptors) except -1:
+    """Check what came with a port for what could not be; the bytes of its messages are checked where they are opened."""
+    needed = 2 + len(segments) + came
+    for place, tag, payload, count in letters:
+        needed += check_number(count, 0, descriptors)
+        check_number(place, 0, 1)
+        check_number(tag, 0, 255)
+        check_bytes(payload)
+    if begun is not None:
+        tag, length, done, rest, count, left = begun
+        needed += check_number(left, 0, descriptors)
+        check_number(tag, 0, 255)
+        check_number(length, 0, sys.maxsize)
+        check_number(count, 0, 65535)
+        check_bytes(rest)
+        check_number(done, length - len(rest), length - len(rest))
+    if partial is not None:
+        size, part, tag, count = partial
+        check_bytes(part)
+        check_number(size, len(part), sys.maxsize)
+        check_number(tag, -1, 255)
+        check_number(count, 0, 65535)
+    check_number(number, 0, 1)
+    check_number(capacity, 0, sys.maxsize)
+    check_number(came, 0, descriptors)
+    if sorted(set(segments)) != segments or not all(0 <= i < LINK_SEGMENTS for i in segments):
+        raise ValueError("it has segments that no link has")
+    check_number(needed, descriptors, descriptors)
+    return 0
+
+
+cdef object check_number(number, least, most):
+    if type(number) is not int or not least <= number <= most:
+        raise ValueError(f"{number!r} should be a number from {least} to {most}")
+    return number
+
+
+cdef int check_bytes(value) except -1:
+    if type(value) is not bytes:
+        raise ValueError(f"a {type(value).__name__} should be bytes")
+    return 0
+
+
+cdef int restore(far_link *link, list segments, came, tuple partial, list descriptors) except -1:
+    """Give a link what its former process held for it; takes the descriptors for that over, and off their list."""
+    cdef link_segment *incoming = <link_segment *>PyMem_Calloc(LINK_SEGMENTS, sizeof(link_segment))
+    cdef int *waiting = <int *>PyMem_Calloc(max(came, 1), sizeof(int))
+    cdef bytes part
+    cdef size_t i
+    try:
+        if incoming == NULL or waiting == NULL:
+            raise MemoryError
+        for i in range(LINK_SEGMENTS):
+            incoming[i].descriptor = descriptors[segments.index(i)] if i in segments else -1
+        for i in range(<size_t>came):
+            waiting[i] = descriptors[len(segments) + i]
+        size, part, tag, count = (0, b"", -1, 0) if partial is None else partial
+        if not link_restore(link, incoming, PyBytes_AS_STRING(part), <uint64_t>len(part), size, tag, count, waiting,
+                            came):
+            raise OSError(errno, f"what came with a port can't be had: {os.strerror(errno)}")
+        del descriptors[:]
+    finally:
+        PyMem_Free(incoming)
+        PyMem_Free(waiting)
+    return 0
 
 
 def call_later(seconds, callback):

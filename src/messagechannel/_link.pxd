@@ -41,8 +41,6 @@ cdef class Link(Transport):
     cdef shared_number _stalled
     # The channel was closed: the pump ends the link when all is sent.
     cdef shared_number _closing
-    # Why the far side is not believed any more.
-    cdef readonly str mischief
 
     cpdef int pump(self) except -1
     cdef int resume(self) except -1
@@ -51,6 +49,7 @@ cdef class Link(Transport):
     cdef int _all_sent(self) except -1
     cdef int _try_again(self) except -1
     cdef int _lent(self) except -1
+    cdef int _dropped(self) except -1
     cpdef bint trim(self, int64_t before) except -1
     cdef bint _send_descriptors(self) except -1
     cdef bint _wait_for_room(self, int why) except -1

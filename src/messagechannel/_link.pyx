@@ -19,7 +19,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
-from libc.errno cimport EMFILE, ENFILE, ENOMEM, errno
+from libc.errno cimport EFBIG, EMFILE, ENFILE, ENOMEM, ENOSPC, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -34,9 +34,9 @@ from messagechannel._csrc cimport (
     LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link, link_arm_room, link_begin,
     link_claim, link_collect, link_decref, link_ended, link_figures, link_figures_in, link_figures_out, link_finish,
     link_id, link_is_deaf, link_is_reserved, link_lend_segment, link_longest, link_message, link_next, link_piece,
-    link_post_many, link_recall_segment, link_send_descriptors, link_taken_before, link_trim, link_written, link_write,
-    ring_arm,
-    ring_length, ring_pop, ring_push, shared_claim, shared_memory_map, shared_memory_new, shared_memory_unmap, steal,
+    link_post_many, link_recall_segment, link_send_descriptors, link_taken_before, link_trim, link_write, link_written,
+    ring_arm, ring_length, ring_pop, ring_push, shared_claim, shared_memory_map, shared_memory_new, shared_memory_unmap,
+    steal,
 )
 from messagechannel._transfer cimport Transfer
 from messagechannel._transport cimport (
@@ -105,9 +105,11 @@ cdef enum:
     SMALL = 16384
     # A pair of sockets and a piece of memory, twice.
     DESCRIPTORS_OF_A_PORT = 4
+    # What a record has room to count.
+    MOST_DESCRIPTORS = 65535
 
 # What may be better in a moment.
-_shortages = (EMFILE, ENFILE, ENOMEM)
+_shortages = (EMFILE, ENFILE, ENOMEM, ENOSPC, EFBIG)
 
 
 cdef PyObject *letter_item(Letter letter) except NULL:
@@ -182,15 +184,31 @@ cdef class Letter(Sealed):
         try:
             for i in range(<uint32_t>len(self.memories), head.segments):
                 # A letter that did not come by a link has segments of its own.
+                if not descriptors:
+                    raise ValueError("the other process has written a letter whose shared memory did not come")
                 memcpy(&segment, content + sizeof(letter_head) + i * sizeof(letter_segment), sizeof(letter_segment))
                 self.memories.append(map_descriptor(descriptors.pop(0), segment.size))
-            for state, count in marshal.loads(self.payload[states_start:start]):
+            for state, count in states_of(self.payload[states_start:start]):
                 own, descriptors = descriptors[:count], descriptors[count:]
                 ports.append(_arrive(state, own))
             own, descriptors = descriptors, []
             return unpack(self.payload[start:], self.memories, own, ports), tuple(ports)
         finally:
             close_all(descriptors)
+
+
+cdef list states_of(bytes marshalled):
+    """Return what a letter says of its ports: for each a state, and how many descriptors belong to it."""
+    if not marshalled:
+        return []
+    try:
+        states = marshal.loads(marshalled)
+        for state, count in states:
+            if type(state) is not bytes or type(count) is not int or count < 0:
+                raise ValueError("not a state and a number")
+    except (ValueError, TypeError, EOFError) as error:
+        raise ValueError(f"the other process has written a letter whose ports are none: {error}") from None
+    return list(states)
 
 
 cdef struct mapping:
@@ -208,6 +226,8 @@ cdef Memory map_descriptor(int fd, size_t size):
     """Return the memory behind a descriptor, which is closed."""
     cdef mapping *m = <mapping *>PyMem_RawMalloc(sizeof(mapping))
     try:
+        if m == NULL:
+            raise MemoryError
         m.size = size
         m.address = shared_memory_map(fd, size)
         if m.address == NULL:
@@ -251,17 +271,18 @@ cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors, list owners
     return self
 
 
-cdef tuple write_down(object data, tuple ports, Link carrier):
+cdef tuple write_down(Envelope envelope, Link carrier):
     """Return the tag of a message, the parts of its payload, its descriptors and a list of those who own them.
 
     Large buffers go into segments of the link, or into memory of their own where there is none. The ports depart.
 
-    :raises OSError: when there is no memory or no descriptor for that; nothing has happened then.
+    :raises OSError: when there is no memory or no descriptor for that; it may be tried again then.
     """
+    cdef object data = envelope.data
     cdef link_piece piece
     cdef Parcel parcel
     cdef letter_head head
-    cdef list states = [], descriptors = [], owners = []
+    cdef list descriptors = [], owners = []
     if type(data) is Letter:
         tag, payload, descriptors = (<Letter>data).as_tuple()
         return tag, [payload], descriptors, [Descriptor(fd) for fd in descriptors]
@@ -274,19 +295,23 @@ cdef tuple write_down(object data, tuple ports, Link carrier):
         return piece.tag, [PyBytes_FromStringAndSize(
             <char *>(&piece.value if piece.payload == NULL else piece.payload), <Py_ssize_t>piece.length)], [], []
     else:
-        parcel = pack_with_ports(data, ports)
+        parcel = pack_with_ports(data, envelope.ports)
+    envelope.data = parcel
     if is_plain(parcel):
         return TAG_PICKLE, parcel.parts(), [], []
-    reserve_descriptors(DESCRIPTORS_OF_A_PORT * len(parcel.ports))
-    segments = write_segments(parcel.big, carrier, descriptors, owners)
-    for port in parcel.ports:
+    # One after the other, and each once: whoever tries again after a shortage goes on where this one stopped.
+    reserve_descriptors(DESCRIPTORS_OF_A_PORT * (len(parcel.ports) - len(parcel.departed)) + len(parcel.big))
+    for port in parcel.ports[len(parcel.departed):]:
         state, own = _depart(port)
-        states.append((state, len(own)))
-        descriptors += own
-        owners += [Descriptor(fd) for fd in own]
+        parcel.departed.append((state, [Descriptor(fd) for fd in own]))
+    segments = write_segments(parcel.big, carrier, descriptors, owners)
+    for _, own in parcel.departed:
+        descriptors += [descriptor.fd for descriptor in own]
     descriptors += [descriptor.fd for descriptor in parcel.descriptors]
     owners.append(parcel)
-    marshalled = marshal.dumps(states)
+    if len(descriptors) > MOST_DESCRIPTORS:
+        raise DataCloneError(f"one message can take {MOST_DESCRIPTORS} descriptors to another process, not {len(descriptors)}")
+    marshalled = marshal.dumps([(state, len(own)) for state, own in parcel.departed])
     head.segments = <uint32_t>len(parcel.big)
     head.states = <uint32_t>len(marshalled)
     front = PyBytes_FromStringAndSize(<char *>&head, sizeof(letter_head)) + segments + marshalled
@@ -368,7 +393,9 @@ def letter_of(Envelope envelope):
     The descriptors are the caller's. A message that can't be written down arrives as a DataCloneError.
     """
     try:
-        tag, parts, descriptors, _ = write_down(envelope.data, envelope.ports, None)
+        if type(envelope.data) is Letter:
+            return (<Letter>envelope.data).as_tuple()
+        tag, parts, descriptors, _ = write_down(envelope, None)
         return tag, b"".join(parts), [os.dup(fd) for fd in descriptors]
     except Exception as error:
         return TAG_ERROR, excuse(error), []
@@ -484,11 +511,25 @@ cdef class Link(Transport):
         return True
 
     cdef int _send_now(self, Envelope envelope) except -1:
-        """Send what is the first in line; this thread is the pump."""
+        """Send what is the first in line; this thread is the pump.
+
+        :raises OSError: when there is no memory or no descriptor for that now, and all of it is the sender's still.
+        :raises MemoryError: likewise.
+        """
+        cdef Parcel parcel = <Parcel>envelope.data
         try:
             self._dispatch = self._write_down(envelope)
-        finally:
-            self.pump()
+        except Exception:
+            if parcel._transfer is None:
+                self.pump()
+                raise
+            # What was transferred can't be given back: it waits here.
+            parcel.snapshot()
+            self._held = envelope
+            self._stalled = True
+            self._try_again()
+            return 0
+        self.pump()
         return 0
 
     cdef size_t post_many(self, void **items, size_t n) except? 0:
@@ -522,7 +563,7 @@ cdef class Link(Transport):
         :raises MemoryError: likewise.
         """
         try:
-            tag, parts, descriptors, owners = write_down(envelope.data, envelope.ports, self)
+            tag, parts, descriptors, owners = write_down(envelope, self)
         except Exception as error:
             if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno in _shortages:
                 raise
@@ -565,6 +606,8 @@ cdef class Link(Transport):
             outcome = self._go_on()
             if outcome == LINK_OK or outcome == LINK_GONE:
                 self._dispatch = None
+                if outcome == LINK_GONE:
+                    self._dropped()
             elif not self._wait_for_room(outcome):
                 return 0
 
@@ -673,13 +716,18 @@ cdef class Link(Transport):
         """Have :meth:`trim` called in a while."""
         return 0
 
+    cdef int _dropped(self) except -1:
+        """A message goes nowhere, and needs no room any more."""
+        return 0
+
     # -- room and figures --
 
     cdef size_t collect(self) noexcept:
         return <size_t>link_collect(self._link)
 
     cdef bint arm_room(self) noexcept:
-        return link_arm_room(self._link)
+        # Where the far side takes no more there is nothing to wait for but the end, which all are told of.
+        return link_arm_room(self._link) or link_is_deaf(self._link)
 
     cdef bint is_deaf(self) noexcept:
         return link_is_deaf(self._link)

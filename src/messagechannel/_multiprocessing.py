@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _thread import get_ident
 from functools import partial
 from weakref import ref
 
@@ -70,7 +71,8 @@ def _close_when_started(spawning: ref[Any], descriptors: list[int], patience: fl
 
 # Nothing is pickled for those: they get the very objects that were given to them. So ports among these depart before
 # the fork, and arrive in the child in their places.
-_departed: list[tuple[BaseProcess, dict[int, Any], dict[int, tuple[bytes, list[int]]]]] = []
+# By thread, because several may fork at once.
+_departed: dict[int, tuple[BaseProcess, dict[int, tuple[bytes, list[int]]]]] = {}
 
 
 def _find_ports(value: object, found: dict[int, MessagePort[Any]]) -> None:
@@ -96,12 +98,11 @@ def _replaced(value: Any, ports: dict[int, MessagePort[Any]]) -> Any:
 
 def _forking_process() -> BaseProcess | None:
     """Return the multiprocessing.Process for which this thread is about to fork."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "multiprocessing.popen_fork" and "process_obj" in frame.f_locals:
-            process: BaseProcess = frame.f_locals["process_obj"]
-            return process
-        frame = frame.f_back
+    # Who has called os.fork, and nobody further out: a process that was forked runs inside of such a call for ever.
+    frame: FrameType = sys._getframe(2)
+    if frame.f_globals.get("__name__") == "multiprocessing.popen_fork" and "process_obj" in frame.f_locals:
+        process: BaseProcess = frame.f_locals["process_obj"]
+        return process
     return None
 
 
@@ -116,22 +117,30 @@ def _before_fork() -> None:
     if found:
         from messagechannel._far import depart
 
-        states = {key: depart(port) for key, port in found.items() if not port.closed}
-        _departed.append((process, found, states))
+        states: dict[int, tuple[bytes, list[int]]] = {}
+        _departed[get_ident()] = process, states
+        for key, port in found.items():
+            if not port.closed:
+                states[key] = depart(port)
 
 
 def _after_fork_in_parent() -> None:
-    if _departed:
-        for _, descriptors in _departed.pop()[2].values():
-            close_all(descriptors)
+    _, states = _departed.pop(get_ident(), (None, {}))
+    for _, descriptors in states.values():
+        close_all(descriptors)
 
 
 def _after_fork_in_child() -> None:
-    if _departed:
+    process: Any
+    process, states = _departed.pop(get_ident(), (None, {}))
+    # What other threads were about to give to other processes.
+    for _, others in _departed.values():
+        for _, descriptors in others.values():
+            close_all(descriptors)
+    _departed.clear()
+    if states:
         from messagechannel._far import arrive
 
-        process: Any
-        process, _, states = _departed.pop()
         ports = {key: arrive(*state) for key, state in states.items()}
         process._args = _replaced(process._args, ports)
         process._kwargs = _replaced(process._kwargs, ports)

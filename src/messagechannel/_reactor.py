@@ -61,8 +61,9 @@ class Reactor:
     """Calls ``source.heard()`` when the socket that it is registered with has something."""
 
     def __init__(self) -> None:
-        # Reentrant: the garbage collector may unregister a source at any moment.
-        self._lock = RLock()
+        # Held while a source comes, or goes with its descriptor. Reentrant: the garbage collector may end one at any
+        # moment.
+        self.lock = RLock()
         self._sources: dict[int, Source] = {}
         self._later: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = count()
@@ -72,13 +73,23 @@ class Reactor:
         self._ended = False
         self._exit_registered = False
 
+    def start(self) -> None:
+        """Start the thread, unless it runs: register will need nothing then that could be missing.
+
+        :raises OSError: when there are no descriptors or no memory for that.
+        :raises RuntimeError: when no thread can be started any more.
+        """
+        with self.lock:
+            if self._selector is None:
+                self._start()
+
     def register(self, descriptor: int, source: Source) -> None:
         """Call ``source.heard()`` in the reactor's thread, now and whenever the socket has something.
 
         :raises OSError: when there are no descriptors or no memory for that.
         :raises RuntimeError: when no thread can be started any more.
         """
-        with self._lock:
+        with self.lock:
             selector = self._selector or self._start()
             import selectors
 
@@ -87,7 +98,7 @@ class Reactor:
 
     def unregister(self, descriptor: int) -> None:
         """Forget a socket, before it is closed."""
-        with self._lock:
+        with self.lock:
             if self._sources.pop(descriptor, None) is not None and self._selector is not None:
                 self._selector.unregister(descriptor)
         if self._lingers.locked():
@@ -95,7 +106,7 @@ class Reactor:
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
         """Call `callback` in the reactor's thread, once so many seconds have passed."""
-        with self._lock:
+        with self.lock:
             if self._selector is None:
                 self._start()
             heappush(self._later, (monotonic() + seconds, next(self._numbers), callback))
@@ -106,7 +117,7 @@ class Reactor:
         end = monotonic() + EXIT_PATIENCE
         before = None
         while monotonic() < end:
-            with self._lock:
+            with self.lock:
                 sending = [source for source in self._sources.values() if source.is_sending()]
             if not sending:
                 return
@@ -149,14 +160,18 @@ class Reactor:
 
     def _run(self, selector: selectors.BaseSelector) -> None:
         while not self._ended:
-            for key, _ in selector.select(self._timeout()):
-                if key.data is None:
-                    self._hush()
-                else:
-                    self._hear(key.data)
-            for callback in self._due():
-                call(callback)
+            self._turn(selector)
             settle()
+
+    def _turn(self, selector: selectors.BaseSelector) -> None:
+        # A function of its own, so that nothing here refers to a source that has gone while this thread sleeps again.
+        for key, _ in selector.select(self._timeout()):
+            if key.data is None:
+                self._hush()
+            else:
+                self._hear(key.data)
+        for callback in self._due():
+            call(callback)
 
     def _hear(self, source: Source) -> None:
         again = call(source.heard)
@@ -165,7 +180,7 @@ class Reactor:
             sleep(again)
 
     def _timeout(self) -> float | None:
-        with self._lock:
+        with self.lock:
             until = self._later[0][0] - monotonic() if self._later else None
         if SETTLE_SECONDS is None:
             return until
@@ -173,7 +188,7 @@ class Reactor:
 
     def _due(self) -> list[Callable[[], object]]:
         due = []
-        with self._lock:
+        with self.lock:
             now = monotonic()
             while self._later and self._later[0][0] <= now:
                 due.append(heappop(self._later)[2])

@@ -38,6 +38,9 @@ cdef struct Figures:
 
 
 cdef class Transport:
+    # Why the far side is not believed any more; None while it is.
+    cdef readonly str mischief
+
     cdef object pack(self, object message, Transfer transfer)
     cdef bint post(self, PyObject *item) except -1
     cdef size_t post_many(self, void **items, size_t n) except? 0

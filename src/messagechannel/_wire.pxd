@@ -28,6 +28,8 @@ cdef class Parcel:
     cdef readonly list big
     cdef readonly list descriptors
     cdef readonly list ports
+    # What has become of the first of them: pairs of a state and a list of Descriptors.
+    cdef list departed
     cdef readonly size_t size
     cdef Transfer _transfer
     # What was pickled by whom the message waited for; None where it did not.

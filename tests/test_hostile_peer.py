@@ -1,0 +1,417 @@
+"""The other process writes what no port writes: it is refused, and nothing crashes, hangs or reads beyond its memory.
+
+One end of a link is an ordinary port, the other is played by hand, over the link's own memory and socket. Each round is
+a seed, in a process of its own, so that a crash is a failed test.
+"""
+
+import contextlib
+import mmap
+import os
+import random
+import socket
+import struct
+import sys
+import time
+
+import pytest
+
+from messagechannel import ChannelClosedError, DataCloneError, MessageChannel, _far
+from victims import FACTOR, PATIENCE, Footprint, apart
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd and /proc")
+
+ROUNDS = 400 * FACTOR
+
+# Where things are: csrc/link.h and csrc/byte_ring.h.
+HEADER = 4096
+RING = 128 * 1024
+RINGS = 64  # of the first ring's words, in the header
+TAIL, PUBLISHED, HEAD, TAKEN, PEAK = 0, 8, 64, 72, 80
+RING_WORDS = 128
+WHOLE, FIRST, FRAGMENT, LAST, DROP = 1, 2, 3, 4, 5
+NONE, FALSE, TRUE, INT, FLOAT, BYTES, ASCII, UTF8, PICKLE, LETTER, ERROR = range(11)
+CLOSED = 2
+
+
+class Hand:
+    """Plays the end of a link that a port departed with."""
+
+    def __init__(self, port):
+        self.state, descriptors = _far.depart(port)
+        self.socket = socket.socket(fileno=descriptors[0])
+        self.memory = mmap.mmap(descriptors[1], 0)
+        os.close(descriptors[1])
+
+    def close(self):
+        self.socket.close()
+        self.memory.close()
+
+    def word(self, ring, which, value=None):
+        """Read or write a word of the ring that leads to side 0 or 1."""
+        offset = RINGS + ring * RING_WORDS + which
+        if value is not None:
+            struct.pack_into("<Q", self.memory, offset, value % 2**64)
+        return struct.unpack_from("<Q", self.memory, offset)[0]
+
+    def write(self, payload, kind=WHOLE, tag=BYTES, count=0, length=None):
+        """Write one record, whatever it says, and publish it."""
+        tail = self.word(0, TAIL) & ~7
+        offset = HEADER + tail % RING
+        header = struct.pack("<IBBH", (len(payload) if length is None else length) % 2**32, kind, tag, count)
+        self.memory[offset : offset + 8 + len(payload)] = header + payload
+        self.word(0, PUBLISHED, self.word(0, PUBLISHED) + 1)
+        self.word(0, TAIL, tail + 8 + (len(payload) + 7) // 8 * 8)
+        self.ring()
+
+    def ring(self, byte=b"b", descriptors=()):
+        with contextlib.suppress(OSError):
+            if descriptors:
+                socket.send_fds(self.socket, [byte], descriptors)
+            else:
+                self.socket.send(byte)
+
+
+@pytest.fixture
+def hand():
+    here, there = MessageChannel()
+    played = Hand(there)
+    played.port = here
+    yield played
+    played.close()
+
+
+def test_the_tests_know_where_things_are(hand):
+    hand.write(b"hello")
+    hand.write(struct.pack("<q", 7), tag=INT)
+    hand.write(struct.pack("<Q", 6) + b"abc", kind=FIRST)
+    hand.write(b"def", kind=LAST, tag=ASCII)
+    assert [hand.port.receive(PATIENCE) for _ in range(3)] == [b"hello", 7, "abcdef"]
+    hand.port.post_message(b"there")
+    assert hand.memory[HEADER + RING + 8 :][:5] == b"there"
+    assert (hand.word(1, PUBLISHED), hand.word(0, TAKEN)) == (1, 3)
+
+
+def one_segment(size, number, is_new, states=b""):
+    return struct.pack("<II", 1, len(states)) + struct.pack("<QII", size, number, is_new) + states
+
+
+BAD_RECORDS = {
+    "a length beyond what was written": lambda hand: hand.write(b"x", length=1000),
+    "the largest length": lambda hand: hand.write(b"x", length=2**32 - 1),
+    "padding in the middle": lambda hand: hand.write(b"x" * 16, kind=0),
+    "a kind that there is not": lambda hand: hand.write(b"x", kind=77),
+    "a tag that there is not": lambda hand: hand.write(b"x", tag=77),
+    "an int of nine bytes": lambda hand: hand.write(b"x" * 9, tag=INT),
+    "a float without bytes": lambda hand: hand.write(b"", tag=FLOAT),
+    "ASCII that is none": lambda hand: hand.write(b"\xff", tag=ASCII),
+    "UTF-8 that is none": lambda hand: hand.write(b"\xff", tag=UTF8),
+    "a fragment of nothing": lambda hand: hand.write(b"x", kind=FRAGMENT),
+    "an end of nothing": lambda hand: hand.write(b"x", kind=LAST),
+    "a beginning without a length": lambda hand: hand.write(b"x", kind=FIRST),
+    "a beginning of more than memory": lambda hand: hand.write(struct.pack("<Q", 2**63 - 1), kind=FIRST),
+    "a beginning of nothing": lambda hand: hand.write(struct.pack("<Q", 0), kind=FIRST),
+    "two beginnings": lambda hand: [hand.write(struct.pack("<Q", 99) + b"x", kind=FIRST) for _ in range(2)],
+    "more than was promised": lambda hand: hand.write(struct.pack("<Q", 2) + b"xyz", kind=FIRST),
+    "a message inside of another": lambda hand: (
+        hand.write(struct.pack("<Q", 9) + b"xyz", kind=FIRST),
+        hand.write(b"x"),
+    ),
+    "an end that comes early": lambda hand: (
+        hand.write(struct.pack("<Q", 9) + b"xyz", kind=FIRST),
+        hand.write(b"x", kind=LAST),
+    ),
+    "a dropped segment that there is not": lambda hand: hand.write(b"", kind=DROP, tag=4),
+    "descriptors that were not sent": lambda hand: hand.write(b"x", tag=LETTER, count=3),
+    "a tail far ahead": lambda hand: (hand.word(0, TAIL, 2**40), hand.ring()),
+    "a tail behind": lambda hand: (hand.word(0, TAIL, -8), hand.ring()),
+    "a tail that is no position": lambda hand: (hand.word(0, TAIL, 4), hand.ring()),
+    "a byte that says nothing": lambda hand: hand.ring(b"?"),
+    "more descriptors than anybody sends": lambda hand: hand.ring(b"d", [0] * 200),
+}
+
+
+@pytest.mark.parametrize("what", BAD_RECORDS)
+def test_what_no_port_writes_closes_the_channel_and_says_why(hand, what):
+    hand.write(b"good")
+    assert hand.port.receive(PATIENCE) == b"good"
+    BAD_RECORDS[what](hand)
+    with pytest.raises(ChannelClosedError, match=r"the channel is closed: ."):
+        hand.port.receive(PATIENCE)
+    assert hand.port.closed
+    with pytest.raises(ChannelClosedError):
+        hand.port.send(1)
+    # The other end learns of it.
+    hand.socket.settimeout(PATIENCE)
+    with contextlib.suppress(ConnectionError):
+        while hand.socket.recv(100):
+            pass
+
+
+@pytest.mark.parametrize("head", [-8, 2**40, 4])
+@pytest.mark.parametrize("capacity", [None, 1000])
+def test_a_head_that_can_not_be_closes_the_channel(head, capacity):
+    here, there = MessageChannel(capacity=capacity)
+    played = Hand(there)
+    played.word(1, HEAD, head)
+    end = time.monotonic() + PATIENCE
+    with pytest.raises(ChannelClosedError):
+        while time.monotonic() < end:
+            here.send(b"x" * 1000, timeout=PATIENCE)
+    played.close()
+
+
+def test_a_count_of_messages_taken_that_can_not_be_closes_the_channel():
+    here, there = MessageChannel(capacity=1)
+    played = Hand(there)
+    here.send(1)
+    played.word(1, TAKEN, 12345)
+    with pytest.raises(ChannelClosedError):
+        here.send(2, timeout=PATIENCE)
+    played.close()
+
+
+def memory_of(size, seals=True):
+    descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, size)
+    if seals:
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    return descriptor
+
+
+def pipe_end():
+    end, other = os.pipe()
+    os.close(other)
+    return end
+
+
+BAD_LETTERS = {
+    "nothing": (b"", []),
+    "a head that is cut off": (b"\0" * 7, []),
+    "segments without end": (struct.pack("<II", 2**32 - 1, 0), []),
+    "states beyond the end": (struct.pack("<II", 0, 2**32 - 1) + b"x", []),
+    "states that are none": (struct.pack("<II", 0, 3) + b"xyz" + b"\x80\x05N.", []),
+    "a segment that was never sent": (one_segment(70_000, 0, 0) + b"\x80\x05N.", []),
+    "a segment number that there is not": (one_segment(70_000, 99, 1) + b"\x80\x05N.", [lambda: memory_of(70_000)]),
+    "a segment without a descriptor": (one_segment(70_000, 0, 1) + b"\x80\x05N.", []),
+    "a segment without a size": (one_segment(0, 0, 1) + b"\x80\x05N.", [lambda: memory_of(70_000)]),
+    "a segment of more than memory": (one_segment(2**64 - 1, 0, 1) + b"\x80\x05N.", [lambda: memory_of(70_000)]),
+    "a segment that is too small": (one_segment(70_000, 0, 1) + b"\x80\x05N.", [lambda: memory_of(4096)]),
+    "a segment that may shrink": (one_segment(70_000, 0, 1) + b"\x80\x05N.", [lambda: memory_of(70_000, False)]),
+    "a pipe for memory": (one_segment(70_000, 0, 1) + b"\x80\x05N.", [pipe_end]),
+    "/dev/null for memory": (one_segment(70_000, 4, 1) + b"\x80\x05N.", [lambda: os.open("/dev/null", os.O_RDWR)]),
+    "a descriptor too many": (struct.pack("<II", 0, 0) + b"\x80\x05N.", [lambda: os.open("/dev/null", os.O_RDWR)]),
+    "no pickle": (struct.pack("<II", 0, 0) + b"garbage.", []),
+}
+
+
+@pytest.mark.parametrize("what", BAD_LETTERS)
+def test_a_letter_that_nobody_has_written_is_refused(hand, what):
+    payload, made = BAD_LETTERS[what]
+    before = Footprint()
+    descriptors = [make() for make in made]
+    if descriptors:
+        hand.ring(b"d", descriptors)
+    hand.write(payload, tag=LETTER, count=len(descriptors))
+    for descriptor in descriptors:
+        os.close(descriptor)
+    hand.write(b"after it")
+    with pytest.raises((DataCloneError, ValueError, OSError, MemoryError)):
+        hand.port.receive(PATIENCE)
+    # It was one message; what it came with was given back.
+    assert hand.port.receive(PATIENCE) == b"after it"
+    before.assert_same()
+
+
+# ---- ports that come ----
+
+
+def parts():
+    """Return the state and the descriptors of a port that departed."""
+    here, there = MessageChannel()
+    state, descriptors = _far.depart(there)
+    return here, state, descriptors
+
+
+def replaced(descriptors, index, new):
+    os.close(descriptors[index])
+    descriptors[index] = new
+    return descriptors
+
+
+def bare_socket(*kind):
+    return socket.socket(*kind).detach()
+
+
+def shrunk(descriptor):
+    copy = memory_of(os.fstat(descriptor).st_size - 4096)
+    os.close(descriptor)
+    return copy
+
+
+BAD_DESCRIPTORS = {
+    "a pipe for the memory": lambda d: replaced(d, 1, pipe_end()),
+    "other memory": lambda d: replaced(d, 1, memory_of(HEADER + 2 * RING)),
+    "memory that may shrink": lambda d: replaced(d, 1, memory_of(HEADER + 2 * RING, seals=False)),
+    "memory that is too small": lambda d: [d[0], shrunk(d[1])],
+    "a file for the socket": lambda d: replaced(d, 0, os.open("/dev/null", os.O_RDWR)),
+    "a datagram socket": lambda d: replaced(d, 0, bare_socket(socket.AF_UNIX, socket.SOCK_DGRAM)),
+    "a network socket": lambda d: replaced(d, 0, bare_socket(socket.AF_INET, socket.SOCK_STREAM)),
+    "the two exchanged": lambda d: d[::-1],
+    "one too few": lambda d: d[:1] if os.close(d[1]) is None else None,
+    "one too many": lambda d: [*d, os.open("/dev/null", os.O_RDWR)],
+    "none": lambda d: [] if [os.close(fd) for fd in d] else None,
+}
+
+
+@pytest.mark.parametrize("what", BAD_DESCRIPTORS)
+def test_a_port_with_wrong_descriptors_does_not_arrive(what):
+    before = Footprint()
+    here, state, descriptors = parts()
+    with pytest.raises((ValueError, OSError)):
+        _far.arrive(state, BAD_DESCRIPTORS[what](descriptors))
+    with pytest.raises(ChannelClosedError):
+        here.receive(PATIENCE)
+    del here
+    before.assert_same()
+
+
+def mutate_state(dice, state):
+    import marshal
+
+    if dice.random() < 0.5:
+        changed = bytearray(state)
+        for _ in range(dice.randint(1, 4)):
+            changed[dice.randrange(len(changed))] = dice.randrange(256)
+        return bytes(changed)[: dice.choice([None, dice.randrange(len(changed))])]
+    fields = list(marshal.loads(state))
+    odd = [-1, 0, 1, 2, 5, 255, 256, 2**31, 2**63, 2**70, None, b"", "x", [], (), [0], [4], [0, 0], [(1, 9, b"x", 0)],
+           [(0, 10, b"x", 5)], (10, 8, 0, b"12345678", 0, 0), (10, 8, 4, b"12345678", 0, 0), (99, b"x", -1, 0),
+           (1, b"xxxx", 3, 0), (2**62, b"", -1, 0), 1.5, True]  # fmt: skip
+    fields[dice.randrange(len(fields))] = dice.choice(odd)
+    return marshal.dumps(tuple(fields))
+
+
+def arrive_with_mutated_states(seed):
+    for number in range(seed, seed + ROUNDS):
+        dice = random.Random(number)
+        here, state, descriptors = parts()
+        try:
+            port = _far.arrive(mutate_state(dice, state), descriptors)
+        except (ValueError, OSError, MemoryError):
+            continue
+        # It may well be the state of a port.
+        port.post_message(1)
+        with contextlib.suppress(ChannelClosedError, TimeoutError, ValueError, DataCloneError, OSError, MemoryError):
+            port.receive(timeout=0)
+        with contextlib.suppress(ChannelClosedError, TimeoutError, ValueError, DataCloneError, OSError):
+            here.receive(timeout=0.01)
+        port.close()
+
+
+@pytest.mark.parametrize("seed", [random.randrange(10**9)])
+def test_mutated_states_make_no_port_or_one_that_can_be_closed(seed):
+    apart(arrive_with_mutated_states, seed)
+
+
+# ---- fuzzing ----
+
+
+def pickled(dice):
+    # Nothing that could call anything: random bytes are a program to pickle.
+    return dice.choice([b"\x80\x05N.", b"\x80\x05K\x07.", b"\x80\x05]q\x00.", b"garbage.", b"", b"\x80\x05"])
+
+
+def random_payload(dice):
+    what = dice.randrange(5)
+    if what == 0:
+        return dice.randbytes(dice.choice([0, 1, 7, 8, 9, 100, 4000, 60_000])), dice.choice([BYTES, INT, ASCII, UTF8, 77])
+    if what == 1:
+        head = struct.pack("<II", dice.choice([0, 1, 2, 2**31, 2**32 - 1]), dice.choice([0, 1, 5, 2**32 - 1]))
+        segment = struct.pack("<QII", dice.choice([0, 1, 70_000, 2**62, 2**64 - 1]), dice.randrange(7), dice.randrange(2))
+        return head + segment + pickled(dice), LETTER
+    if what == 2:
+        words = [dice.choice([0, 1, 2, 3, 5, 8, 2**32, 2**63, 2**64 - 1]) for _ in range(dice.randrange(9))]
+        return struct.pack("<II", 0, 0) + struct.pack(f"<{len(words)}Q", *words) + pickled(dice), LETTER
+    if what == 3:
+        return pickled(dice), PICKLE
+    return dice.randbytes(20), ERROR
+
+
+def misbehave(dice, hand):
+    what = dice.randrange(9)
+    if what == 0:
+        payload, tag = random_payload(dice)
+        # A pickle is a program: one that is put together of random bytes must not run.
+        hand.write(payload, tag=tag, count=dice.choice([0, 0, 0, 1, 2, 65535]))
+    elif what == 1:
+        total = dice.choice([0, 1, 10, 100, 2**40, 2**63, 2**64 - 1])
+        hand.write(struct.pack("<Q", total) + dice.randbytes(dice.randrange(30)), kind=FIRST)
+    elif what == 2:
+        hand.write(dice.randbytes(dice.randrange(50)), kind=dice.choice([FRAGMENT, LAST]), tag=BYTES)
+    elif what == 3:
+        hand.write(b"", kind=dice.choice([DROP, 0, 6, 255]), tag=dice.randrange(8))
+    elif what == 4:
+        hand.write(b"x" * dice.randrange(40), length=dice.choice([0, 1, 7, 9, 1000, 65_528, 65_529, 2**31, 2**32 - 1]))
+    elif what == 5:
+        which = dice.choice([TAIL, PUBLISHED, HEAD, TAKEN, PEAK])
+        value = dice.choice([0, 8, 4, 1, 2, 3, -8, RING, RING + 8, 2**63, hand.word(0, TAIL) + 8, dice.getrandbits(64)])
+        hand.word(dice.randrange(2), which, value)
+    elif what == 6:
+        hand.ring(dice.choice([b"b", b"d", b"?", b"bbbbbbbbbb", b"dddd"]))
+    elif what == 7:
+        made = [dice.choice([lambda: memory_of(70_000), lambda: os.open("/dev/null", os.O_RDWR)])()]
+        hand.ring(b"d", made)
+        os.close(made[0])
+    else:
+        # Anything anywhere but in a pickle.
+        offset = RINGS + dice.randrange(2 * RING_WORDS) // 8 * 8
+        struct.pack_into("<Q", hand.memory, offset, dice.getrandbits(dice.choice([3, 17, 64])))
+    if dice.random() < 0.5:
+        hand.ring()
+
+
+def fuzz(seed):
+    before = None
+    for number in range(seed, seed + ROUNDS):
+        dice = random.Random(number)
+        capacity = dice.choice([None, 1, 20])
+        here, there = MessageChannel(capacity=capacity)
+        hand = Hand(there)
+        listens = dice.random() < 0.3
+        if listens:
+            here.onmessageerror = here.onmessage = lambda event: None
+        for _ in range(dice.randint(1, 12)):
+            misbehave(dice, hand)
+            with contextlib.suppress(Exception):
+                here.post_message(dice.choice([1, b"x" * 70_000, {"a": 1}]))
+            with contextlib.suppress(ChannelClosedError, TimeoutError):
+                here.send(1, timeout=0)
+            with contextlib.suppress(Exception):
+                here.receive(timeout=dice.choice([0, 0.001]))
+            with contextlib.suppress(Exception):
+                here.receive_many(timeout=0)
+        assert len(here) >= 0
+        assert here.statistics()
+        hand.close()
+        # Whatever it was, the end of the socket is the end.
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                here.receive(timeout=PATIENCE)
+            except ChannelClosedError:
+                break
+            except (ValueError, DataCloneError, OSError, MemoryError, EOFError):
+                assert time.monotonic() < end, number
+        del here
+        if before is None:
+            before = Footprint()
+    before.assert_same()
+
+
+@pytest.mark.parametrize("seed", [random.randrange(10**9)])
+def test_nothing_that_another_process_writes_crashes_or_hangs_this_one(seed):
+    apart(fuzz, seed, seconds=60.0 * FACTOR)
+
+
