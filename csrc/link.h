@@ -258,6 +258,11 @@ static inline bool link_has_news(const far_link *l)
     uint64_t head = atomic_load_explicit(&r->head, memory_order_relaxed);
     return ((tail ^ head) & BYTE_RING_POSITION) != 0 || (tail & BYTE_RING_CLOSED) != 0 || l->dead;
 }
+/* Whether what comes next will ring. */
+static inline bool link_is_armed(const far_link *l)
+{
+    return (atomic_load_explicit(&link_ring_in(l)->tail, memory_order_relaxed) & BYTE_RING_SLEEPS) != 0;
+}
 static inline uint64_t link_waiting(const far_link *l)
 {
     return byte_ring_waiting(&l->in);

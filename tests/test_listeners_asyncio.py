@@ -11,7 +11,7 @@ import weakref
 import pytest
 
 from ends import MessageChannel, local
-from loops import ASYNCIO_LOOPS, GUARD, Collector, Unraisable, in_thread, new_loop, run
+from loops import ASYNCIO_LOOPS, GUARD, AsyncioTasks, Collector, Unraisable, in_thread, new_loop, run
 from messagechannel import MessageEvent
 
 pytestmark = pytest.mark.parametrize("loop_name", ASYNCIO_LOOPS)
@@ -664,7 +664,11 @@ def test_a_loop_that_only_paused_goes_on_where_it_was(loop_name, channel):
     channel.port1.post_message(1)
     in_thread(channel.port1.post_message, 2)
     assert collector.data == []
-    run_once(loop, settle)
+
+    async def go_on():
+        await collector.turn_until(2, AsyncioTasks())
+
+    run_once(loop, go_on)
     loop.close()
     assert collector.data == [1, 2]
 

@@ -15,7 +15,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 import marshal
 import os
@@ -30,13 +30,14 @@ from messagechannel._transfer import DataCloneError
 
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref, channel_new,
-    endpoint, endpoint_offer_room, endpoint_wake, endpoint_wake_all, far_link, link_abandon, link_attach, link_claim,
-    link_close_in, link_close_out, link_decref, link_end, link_ended, link_figures, link_figures_out,
-    link_has_ended_there, link_has_news, link_hear, link_incref, link_is_deaf, link_is_distrusted, link_is_reserved,
-    link_new, link_reserve_in, link_restore, link_segment, link_set_figures, link_taken_before, link_waiting,
-    link_yield_in, parker_now, ring, ring_close, ring_disarm, ring_length, ring_peak, ring_pop, ring_popped, ring_push,
-    ring_pushed, ring_reserve, ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
+    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
+    channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_wake_all, far_link, link_abandon,
+    link_attach, link_claim, link_close_in, link_close_out, link_decref, link_end, link_ended, link_figures,
+    link_figures_out, link_has_ended_there, link_has_news, link_hear, link_incref, link_is_armed,
+    link_is_distrusted, link_is_reserved, link_new, link_reserve_in, link_restore, link_segment, link_set_figures,
+    link_taken_before, link_waiting, link_yield_in, parker_now, ring, ring_close, ring_disarm, ring_length,
+    ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve, ring_return_room, shared_claim,
+    shared_number, spin_acquire, spin_lock, spin_release,
 )
 from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
 from messagechannel._transport cimport Figures, discard
@@ -98,6 +99,7 @@ cdef class Far(Link):
         self._socket = link.socket
         link_incref(link)
         link.transport.owner = <void *>self
+        link.transport.far_side = <uint8_t>(side ^ 1)
         Py_INCREF(self)
         # Whoever slept there is gone; nobody else is to be the pump.
         ring_disarm(self._backlog)
@@ -106,13 +108,12 @@ cdef class Far(Link):
 
     cdef int begin(self) except -1:
         """Send what waits, and listen for what comes."""
-        channel_incref(self._channel)
-        self._registered = True
-        try:
-            _reactor.register(self._socket, self)
-        except BaseException:
-            self._unregister()
-            raise
+        with _reactor.lock:
+            # Where the other thread that has this channel has closed it, the link may have ended already.
+            if not link_ended(self._link):
+                _reactor.register(self._socket, self)
+                channel_incref(self._channel)
+                self._registered = True
         # Who waits at the near side has armed its ring alone, and is to arm the link: he joined the list before he
         # looked for a link, and the list is looked at after there is one.
         tell(endpoint_wake_all(self.near(), NULL))
@@ -174,15 +175,13 @@ cdef class Far(Link):
         if link_ended(self._link):
             return 0
         if far_inbox.inbox.bounded:
-            ring_return_room(&far_inbox.inbox, self.collect())
             tell(endpoint_offer_room(far_inbox))
-            if link_is_deaf(self._link):
-                tell(endpoint_wake_all(far_inbox, NULL))
         self.resume()
         if link_has_ended_there(self._link) and self.settle():
             return 0
-        if link_has_news(self._link):
-            tell(endpoint_wake(self.near(), &self.near().receivers))
+        if link_has_news(self._link) or not link_is_armed(self._link):
+            # Also where somebody has taken meanwhile what the bell was about: whoever still waits is to arm again.
+            tell(endpoint_pass_on(self.near()))
             self._rouse()
         return 0
 
@@ -270,9 +269,10 @@ cdef class Far(Link):
         """Close the descriptors, once both directions are done with."""
         cdef channel *c = self._channel
         channel_incref(c)
-        # First, because a closed descriptor's number may be another's already.
-        self._unregister()
-        link_end(self._link, NULL)
+        # At once, because the number of a closed descriptor may be another's already.
+        with _reactor.lock:
+            self._unregister()
+            link_end(self._link, NULL)
         release_channel(c)
         return 0
 
@@ -381,7 +381,7 @@ cdef class Far(Link):
     cdef tuple depart(self):
         """Return the state and the descriptors of this end, which goes to another process.
 
-        None: the other side has closed, and everything that is left is in the inbox, or will be in a moment.
+        None: the other side has closed, and everything that is left is in the inbox.
         """
         cdef int ends[2]
         cdef far_link *link = self._link
@@ -390,7 +390,13 @@ cdef class Far(Link):
         cdef PyObject *item
         cdef Dispatch d
         cdef list descriptors
-        if not self._own_the_pump() or not link_reserve_in(link):
+        if not self._own_the_pump():
+            return None
+        if not link_reserve_in(link):
+            while not link_ended(link):
+                # Another thread brings in what is left.
+                sleep(0.0005)
+            self.pump()
             return None
         # From here on no other thread sends, takes or hears anything.
         self._unregister()
@@ -462,9 +468,6 @@ cdef class Far(Link):
         cdef c_bool shut
         cdef channel *c
         cdef ring *queue
-        while not link_ended(self._link):
-            # Another thread brings it in.
-            sleep(0.0005)
         c = channel_new(self.near().inbox.capacity, False)
         if c == NULL:
             raise MemoryError
