@@ -141,15 +141,15 @@ cdef class Far(Link):
     def heard(self):
         """Hear what the socket has; return seconds to wait if some of it has to stay."""
         cdef channel *c = self._hold()
-        cdef int outcome
+        cdef bint short
         if c == NULL:
             return None
         try:
-            outcome = link_hear(self._link)
-            self._look()
+            short = link_hear(self._link) == LINK_TROUBLE
+            short = self._look() or short
         finally:
             release_channel(c)
-        return SHORTAGE_SECONDS if outcome == LINK_TROUBLE else None
+        return SHORTAGE_SECONDS if short else None
 
     def look(self):
         """See to everything that the far side may have done."""
@@ -160,20 +160,28 @@ cdef class Far(Link):
             finally:
                 release_channel(c)
 
-    cdef int _look(self) except -1:
+    cdef bint _look(self) except -1:
+        """As look; True when something has to wait for memory or descriptors."""
         cdef endpoint *far_inbox = &self._channel.side[self._side ^ 1]
+        cdef bint short = False
         if link_ended(self._link):
-            return 0
+            return False
         if far_inbox.inbox.bounded:
             ring_return_room(&far_inbox.inbox, self.collect())
             tell(endpoint_offer_room(far_inbox))
         self.resume()
-        if link_has_ended_there(self._link) and self.settle():
-            return 0
+        if link_has_ended_there(self._link):
+            try:
+                if self.settle():
+                    return False
+            except (MemoryError, OSError):
+                # Whoever receives is told.
+                self.look_later()
+            short = not link_ended(self._link)
         if link_has_news(self._link):
             tell(endpoint_wake(self.near(), &self.near().receivers))
             self._rouse()
-        return 0
+        return short
 
     cdef int _rouse(self) except -1:
         cdef object port = None
