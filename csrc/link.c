@@ -319,7 +319,7 @@ bool link_restore(far_link *l, const link_segment *segments, const void *partial
                 || !(mapped[i].address = shared_memory_map(segments[i].descriptor, mapped[i].size))))
             break;
     }
-    unsigned char *bytes = partial_size ? malloc((size_t)partial_size) : NULL;
+    unsigned char *bytes = partial_size ? malloc(partial_length ? (size_t)partial_length : 1) : NULL;
     int *kept = n ? malloc(n * sizeof(int)) : NULL;
     if (i < LINK_SEGMENTS || (partial_size && !bytes) || (n && !kept)) {
         int error = i < LINK_SEGMENTS ? errno : ENOMEM;
@@ -336,6 +336,7 @@ bool link_restore(far_link *l, const link_segment *segments, const void *partial
         memcpy(bytes, partial, (size_t)partial_length);
         l->partial = bytes;
         l->partial_size = partial_size;
+        l->partial_room = partial_length ? partial_length : 1;
         l->partial_length = partial_length;
         l->assembled = assembled_tag >= 0;
         l->partial_tag = (uint8_t)assembled_tag;
@@ -677,32 +678,48 @@ static void release(far_link *l, uint64_t messages)
         ring_bell(l);
 }
 
+/* Has room for so many bytes of a message that arrives in fragments. No more than twice of what has come is taken from
+   the system, whatever length was promised. */
+static bool grow_partial(far_link *l, uint64_t size, uint64_t needed)
+{
+    if (l->partial && needed <= l->partial_room)
+        return true;
+    uint64_t room = 2 * needed < size ? 2 * needed : size;
+    unsigned char *larger = realloc(l->partial, (size_t)room);
+    if (!larger) {
+        errno = ENOMEM;
+        return false;
+    }
+    l->partial = larger;
+    l->partial_room = room;
+    return true;
+}
+
 /* Adds a fragment; LINK_OK, LINK_CORRUPT or LINK_TROUBLE. */
 static int add_fragment(far_link *l, const byte_ring_record *record, const unsigned char *payload)
 {
+    uint64_t size = l->partial_size, before = l->partial_length;
     size_t length = record->length;
     if (record->kind == LINK_FIRST) {
-        uint64_t size;
         if (l->partial || length < sizeof size)
             return LINK_CORRUPT;
         memcpy(&size, payload, sizeof size);
         payload += sizeof size;
         length -= sizeof size;
+        before = 0;
         if (size > LONGEST || size == 0)
             return LINK_CORRUPT;
-        l->partial = malloc((size_t)size);
-        if (!l->partial) {
-            errno = ENOMEM;
-            return LINK_TROUBLE;
-        }
-        l->partial_size = size;
-        l->partial_length = 0;
-    }
-    if (!l->partial || length > l->partial_size - l->partial_length)
+    } else if (!l->partial) {
         return LINK_CORRUPT;
-    memcpy(l->partial + l->partial_length, payload, length);
-    l->partial_length += length;
-    return record->kind == LINK_LAST && l->partial_length != l->partial_size ? LINK_CORRUPT : LINK_OK;
+    }
+    if (length > size - before || (record->kind == LINK_LAST && before + length != size))
+        return LINK_CORRUPT;
+    if (!grow_partial(l, size, before + length ? before + length : 1))
+        return LINK_TROUBLE;
+    memcpy(l->partial + before, payload, length);
+    l->partial_size = size;
+    l->partial_length = before + length;
+    return LINK_OK;
 }
 
 /* Goes on to the next whole message: LINK_OK, with *m but for its descriptors, or why there is none. */

@@ -117,7 +117,7 @@ typedef struct far_link {
     byte_ring_end in;
     /* The message that arrives in fragments. */
     unsigned char *partial;
-    uint64_t partial_size, partial_length;
+    uint64_t partial_size, partial_length, partial_room;
     /* It is all here, and these are of its last record. */
     _Atomic(bool) assembled;
     uint8_t partial_tag;

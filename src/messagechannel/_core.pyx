@@ -216,6 +216,8 @@ settle_nanoseconds = <int64_t>((_SETTLE_SECONDS or 0) * 1000000000)
 cdef enum:
     # Messages that a batch moves at once.
     CHUNK = 256
+    # Times that a receiver is told of news and finds none before it asks to be woken.
+    SPINS = 100
     # Messages that one task receives without waiting before its event loop gets a turn.
     TASK_MESSAGES = 1000
     # A signal need not end a sleep: whoever handles them looks this often.
@@ -1071,14 +1073,17 @@ cdef class MessagePort(EventTarget):
         cdef uintptr_t tail
         cdef size_t popped
         cdef bint came = True
-        while item == NULL and came and self.attached() and not ring_closed(&e.inbox):
+        cdef size_t rounds = 0
+        # Whoever finds nothing so often is outrun by others, or deceived by the far side; asking to be woken is sure.
+        while item == NULL and came and rounds < SPINS and self.attached() and not ring_closed(&e.inbox):
+            rounds += 1
             tail = ring_tail(&e.inbox)
             item = self.take()
             if item == NULL:
                 popped = self.popped()
                 with nogil:
                     came = endpoint_spin_for_message(e, tail, popped, deadline)
-        if not came:
+        if item == NULL:
             # A signal that came meanwhile would not end the sleep.
             PyErr_CheckSignals()
         return item

@@ -30,14 +30,13 @@ from messagechannel._transfer import DataCloneError
 
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
-    channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_wake_all, far_link, link_abandon,
-    link_attach, link_claim, link_close_in, link_close_out, link_decref, link_end, link_ended, link_figures,
-    link_figures_out, link_has_ended_there, link_has_news, link_hear, link_incref, link_is_armed,
-    link_is_distrusted, link_is_reserved, link_new, link_reserve_in, link_restore, link_segment, link_set_figures,
-    link_taken_before, link_waiting, link_yield_in, parker_now, ring, ring_close, ring_disarm, ring_length,
-    ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve, ring_return_room, shared_claim,
-    shared_number, spin_acquire, spin_lock, spin_release,
+    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref, channel_new,
+    endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_wake_all, far_link, link_abandon, link_attach, link_claim,
+    link_close_in, link_close_out, link_decref, link_end, link_ended, link_figures, link_figures_out,
+    link_has_ended_there, link_has_news, link_hear, link_incref, link_is_armed, link_is_distrusted, link_is_reserved,
+    link_new, link_reserve_in, link_restore, link_segment, link_set_figures, link_taken_before, link_waiting,
+    link_yield_in, parker_now, ring, ring_close, ring_disarm, ring_length, ring_peak, ring_pop, ring_popped, ring_push,
+    ring_pushed, ring_reserve, ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
 )
 from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
 from messagechannel._transport cimport Figures, discard
@@ -151,15 +150,15 @@ cdef class Far(Link):
     def heard(self):
         """Hear what the socket has; return seconds to wait if some of it has to stay."""
         cdef channel *c = self._hold()
-        cdef int outcome
+        cdef bint short
         if c == NULL:
             return None
         try:
-            outcome = link_hear(self._link)
-            self._look()
+            short = link_hear(self._link) == LINK_TROUBLE
+            short = self._look() or short
         finally:
             release_channel(c)
-        return SHORTAGE_SECONDS if outcome == LINK_TROUBLE else None
+        return SHORTAGE_SECONDS if short else None
 
     def look(self):
         """See to everything that the far side may have done."""
@@ -170,20 +169,28 @@ cdef class Far(Link):
             finally:
                 release_channel(c)
 
-    cdef int _look(self) except -1:
+    cdef bint _look(self) except -1:
+        """As look; True when something has to wait for memory or descriptors."""
         cdef endpoint *far_inbox = &self._channel.side[self._side ^ 1]
+        cdef bint short = False
         if link_ended(self._link):
-            return 0
+            return False
         if far_inbox.inbox.bounded:
             tell(endpoint_offer_room(far_inbox))
         self.resume()
-        if link_has_ended_there(self._link) and self.settle():
-            return 0
+        if link_has_ended_there(self._link):
+            try:
+                if self.settle():
+                    return False
+            except (MemoryError, OSError):
+                # Whoever receives is told.
+                self.look_later()
+            short = not link_ended(self._link)
         if link_has_news(self._link) or not link_is_armed(self._link):
             # Also where somebody has taken meanwhile what the bell was about: whoever still waits is to arm again.
             tell(endpoint_pass_on(self.near()))
             self._rouse()
-        return 0
+        return short
 
     cdef object _listening(self):
         """Return the near port if it has listeners."""
