@@ -483,12 +483,14 @@ bool link_arm_room(far_link *l)
 {
     spin_acquire(&l->writing);
     bool armed = true;
-    /* A head that was last looked at long ago could never be armed, and while it is full of room nobody looks. */
     if (!link_ended(l) && !l->distrusted) {
-        if (byte_ring_look_at_head(&l->out) == BYTE_RING_OK)
-            armed = byte_ring_arm_producer(&l->out);
-        else
+        /* The head that was found too far back, and no newer one: with that there may be room, and nobody would tell. */
+        armed = byte_ring_arm_producer(&l->out);
+        /* But the next call is to be about the newer one, for whoever waits for something else than bytes. */
+        if (!armed && byte_ring_look_at_head(&l->out) != BYTE_RING_OK) {
             distrust(l);
+            armed = true;
+        }
     }
     spin_release(&l->writing);
     return armed;
