@@ -35,14 +35,14 @@ from messagechannel._csrc cimport (
     link_claim, link_collect, link_decref, link_ended, link_figures, link_figures_in, link_figures_out, link_finish,
     link_id, link_is_deaf, link_is_reserved, link_lend_segment, link_longest, link_message, link_next, link_piece,
     link_post_many, link_recall_segment, link_send_descriptors, link_taken_before, link_trim, link_write, link_written,
-    ring_arm, ring_length, ring_pop, ring_push, shared_claim, shared_memory_map, shared_memory_new, shared_memory_unmap,
-    steal,
+    ring_arm, ring_length, ring_pop, ring_push, shared_claim, shared_memory_close, shared_memory_map, shared_memory_new,
+    shared_memory_unmap, steal,
 )
 from messagechannel._transfer cimport Transfer
 from messagechannel._transport cimport (
     Envelope, Figures, Sealed, Transport, discard, envelope_of, is_envelope, owned_item, unopened,
 )
-from messagechannel._wire cimport Descriptor, Memory, Parcel, unpack
+from messagechannel._wire cimport Descriptor, Memory, Parcel, map_descriptor, unpack
 from messagechannel._wire cimport pack as pack_parcel
 
 
@@ -114,10 +114,15 @@ _shortages = (EMFILE, ENFILE, ENOMEM, ENOSPC, EFBIG)
 
 cdef PyObject *letter_item(Letter letter) except NULL:
     """Return the owned queue item for a letter."""
+    return owned_item(envelope_around(letter))
+
+
+cdef Envelope envelope_around(object data):
+    """Return an Envelope without ports."""
     cdef Envelope envelope = Envelope.__new__(Envelope)
-    envelope.data = letter
+    envelope.data = data
     envelope.ports = ()
-    return owned_item(envelope)
+    return envelope
 
 
 # ---- letters ----
@@ -163,6 +168,7 @@ cdef class Letter(Sealed):
         """Return the message and the ports that came with it."""
         cdef letter_head head
         cdef letter_segment segment
+        cdef Descriptor descriptor
         cdef size_t start, states_start, size = <size_t>len(self.payload)
         cdef const unsigned char *content = <const unsigned char *>PyBytes_AS_STRING(self.payload)
         cdef uint32_t i
@@ -187,7 +193,9 @@ cdef class Letter(Sealed):
                 if not descriptors:
                     raise ValueError("the other process has written a letter whose shared memory did not come")
                 memcpy(&segment, content + sizeof(letter_head) + i * sizeof(letter_segment), sizeof(letter_segment))
-                self.memories.append(map_descriptor(descriptors.pop(0), segment.size))
+                # Closed with the next one or with this call; the mapping stays.
+                descriptor = Descriptor(descriptors.pop(0))
+                self.memories.append(map_descriptor(descriptor.fd, segment.size))
             for state, count in states_of(self.payload[states_start:start]):
                 own, descriptors = descriptors[:count], descriptors[count:]
                 ports.append(_arrive(state, own))
@@ -209,34 +217,6 @@ cdef list states_of(bytes marshalled):
     except (ValueError, TypeError, EOFError) as error:
         raise ValueError(f"the other process has written a letter whose ports are none: {error}") from None
     return list(states)
-
-
-cdef struct mapping:
-    void *address
-    size_t size
-
-
-cdef void end_mapping(void *argument) noexcept:
-    cdef mapping *m = <mapping *>argument
-    shared_memory_unmap(m.address, m.size)
-    PyMem_RawFree(m)
-
-
-cdef Memory map_descriptor(int fd, size_t size):
-    """Return the memory behind a descriptor, which is closed."""
-    cdef mapping *m = <mapping *>PyMem_RawMalloc(sizeof(mapping))
-    try:
-        if m == NULL:
-            raise MemoryError
-        m.size = size
-        m.address = shared_memory_map(fd, size)
-        if m.address == NULL:
-            error = errno
-            PyMem_RawFree(m)
-            raise OSError(error, os.strerror(error))
-        return Memory.adopt(m.address, size, end_mapping, m)
-    finally:
-        os.close(fd)
 
 
 cdef int close_all(list descriptors) except -1:
@@ -364,6 +344,7 @@ cdef bytes write_segments(list buffers, Link carrier, list descriptors, list own
 cdef int lend(Link carrier, size_t size, void **address, int *descriptor) except -1:
     """Find memory for a large buffer; return the number of its segment."""
     cdef int number = LINK_SEGMENTS
+    cdef int error
     if carrier is not None:
         number = link_lend_segment(carrier._link, size, address, descriptor)
     else:
@@ -372,7 +353,10 @@ cdef int lend(Link carrier, size_t size, void **address, int *descriptor) except
         if address[0] == NULL:
             number = -1
     if number < 0:
-        raise OSError(errno, f"no shared memory for the {size} bytes of a buffer: {os.strerror(errno)}")
+        error = errno
+        if carrier is None and descriptor[0] >= 0:
+            shared_memory_close(descriptor[0])
+        raise OSError(error, f"no shared memory for the {size} bytes of a buffer: {os.strerror(error)}")
     return number
 
 
@@ -455,16 +439,15 @@ cdef class Link(Transport):
     # -- sending --
 
     cdef object pack(self, object message, Transfer transfer):
-        cdef Envelope envelope = Envelope.__new__(Envelope)
         cdef Parcel parcel
         cdef link_piece piece
-        envelope.ports = ()
         if transfer is None and encode_atom(<PyObject *>message, &piece):
             return message
         parcel = pack_parcel(message, transfer)
-        envelope.data = parcel
-        reserve_descriptors((0 if transfer is None else DESCRIPTORS_OF_A_PORT * len(transfer.items)) + len(parcel.big))
-        return envelope
+        if transfer is not None or parcel.big:
+            reserve_descriptors(
+                (0 if transfer is None else DESCRIPTORS_OF_A_PORT * len(transfer.items)) + len(parcel.big))
+        return envelope_around(parcel)
 
     cdef int seal(self, Envelope envelope) except -1:
         (<Parcel>envelope.data).seal()
@@ -804,10 +787,4 @@ cdef class Link(Transport):
 
 cdef Envelope enveloped(PyObject *item):
     """Return the Envelope that is an owned queue item, or one for the message that it is."""
-    cdef Envelope envelope
-    if is_envelope(item):
-        return unopened(item)
-    envelope = Envelope.__new__(Envelope)
-    envelope.data = steal(item)
-    envelope.ports = ()
-    return envelope
+    return unopened(item) if is_envelope(item) else envelope_around(steal(item))
