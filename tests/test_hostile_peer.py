@@ -121,6 +121,10 @@ BAD_RECORDS = {
         hand.write(b"x", kind=LAST),
     ),
     "a dropped segment that there is not": lambda hand: hand.write(b"", kind=DROP, tag=4),
+    "descriptors that a number has no use for": lambda hand: (
+        hand.ring(b"d", [0]),
+        hand.write(bytes(8), tag=INT, count=1),
+    ),
     "descriptors that were not sent": lambda hand: hand.write(b"x", tag=LETTER, count=3),
     "a tail far ahead": lambda hand: (hand.word(0, TAIL, 2**40), hand.ring()),
     "a tail behind": lambda hand: (hand.word(0, TAIL, -8), hand.ring()),

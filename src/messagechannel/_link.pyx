@@ -437,6 +437,8 @@ cdef Letter letter_taken(taken *t):
     PyMem_RawFree(t.descriptors)
     if t.error:
         # With what it came with it can't be rebuilt any more.
+        close_all(letter.descriptors)
+        letter.descriptors = []
         letter.tag = TAG_ERROR
         letter.payload = f"the message came with memory that can't be mapped: {os.strerror(t.error)}".encode()
     return letter

@@ -87,6 +87,10 @@ static void borrow_segments(far_link *l, taken *t)
 static int take_message(far_link *l, const link_message *m, taken *t)
 {
     *t = (taken){.count = m->count, .tag = m->tag};
+    if (m->count && m->tag != TAG_LETTER) {
+        PyErr_SetString(PyExc_ValueError, "the other process has written a record with descriptors that it has no use for");
+        return 0;
+    }
     t->object = decode_atom(m->tag, m->payload, m->length);
     if (t->object && m->count) {
         t->descriptors = PyMem_RawMalloc(m->count * sizeof(int));
