@@ -6,43 +6,23 @@
  * trip.
  */
 #ifdef __linux__
-#define _GNU_SOURCE /* pthread_setaffinity_np */
+#define _GNU_SOURCE /* sched_setaffinity */
 #endif
 
 #include <pthread.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "parker.h"
 #include "pause.h"
+#include "pin.h"
 #include "ring.h"
 
 enum { BATCH = 256 };
 
 static ring there, back;
 static size_t messages;
-
-/* Does nothing where there is no n-th processor, or no such call. */
-static void pin_to_processor(int n)
-{
-#ifdef __linux__
-    cpu_set_t allowed, one;
-    CPU_ZERO(&one);
-    if (sched_getaffinity(0, sizeof allowed, &allowed))
-        return;
-    for (size_t processor = 0; processor < CPU_SETSIZE; processor++) {
-        if (CPU_ISSET(processor, &allowed) && n-- == 0) {
-            CPU_SET(processor, &one);
-            pthread_setaffinity_np(pthread_self(), sizeof one, &one);
-            return;
-        }
-    }
-#else
-    (void)n;
-#endif
-}
 
 static void fail(const char *what)
 {

@@ -143,7 +143,8 @@ size_t endpoint_length(endpoint *e)
 {
     transport *t = endpoint_transport(e);
     int64_t length = t ? t->calls->length(t) : -1;
-    return length >= 0 ? (size_t)length : ring_length(&e->inbox);
+    /* What is on the way counts what is in the inbox before it, but an empty way tells nothing of that. */
+    return length > 0 ? (size_t)length : ring_length(&e->inbox);
 }
 
 waiter *endpoint_pass_on(endpoint *e)
@@ -154,16 +155,39 @@ waiter *endpoint_pass_on(endpoint *e)
     return others && endpoint_arm(e) != RING_ARMED ? endpoint_wake(e, &e->receivers) : NULL;
 }
 
-waiter *endpoint_offer_room(endpoint *e)
+/* True when a sender waits and there is no room for him. */
+static bool offer_room(endpoint *e, waiter **task)
 {
+    *task = NULL;
     spin_acquire(&e->lock);
-    waiter *task = NULL;
+    bool waits = e->senders != NULL;
     /* A sender joins the list, under the lock, and then looks for room; we return the room and then take the lock.  So
        one of us two sees the other. */
-    if (e->senders && atomic_load_explicit(&e->inbox.credits, memory_order_seq_cst) > 0)
-        task = wake_first(&e->senders, NULL);
+    bool room = waits && atomic_load_explicit(&e->inbox.credits, memory_order_seq_cst) > 0;
+    if (room)
+        *task = wake_first(&e->senders, NULL);
     spin_release(&e->lock);
-    return task;
+    return waits && !room;
+}
+
+waiter *endpoint_offer_room(endpoint *e)
+{
+    waiter *task;
+    transport *t = endpoint_transport(e);
+    if (!t || t->far_side != e->side) {
+        offer_room(e, &task);
+        return task;
+    }
+    for (bool armed = false;;) {
+        size_t room = t->calls->collect(t);
+        ring_return_room(&e->inbox, room);
+        /* What was taken before it was armed has told nobody. */
+        if (!offer_room(e, &task) || (armed && room == 0))
+            return task;
+        if (t->calls->is_deaf(t))
+            return endpoint_wake_all(e, NULL);
+        armed = t->calls->arm_room(t);
+    }
 }
 
 bool endpoint_spin_for_message(endpoint *e, uintptr_t tail, size_t popped, int64_t deadline)

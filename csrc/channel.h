@@ -43,7 +43,13 @@ typedef struct transport_calls {
     /* Whether arm would find something. May be called by any thread at any moment. */
     bool (*has_news)(const struct transport *t);
     bool (*has_room)(const struct transport *t);
-    /* Messages that wait in the inbox or on the way; -1 when the way has ended. */
+    /* How many messages the far side has taken since the last call: there is room for as many. */
+    size_t (*collect)(struct transport *t);
+    /* True: when the far side takes a message, or closes, somebody here calls endpoint_offer_room. False: look again. */
+    bool (*arm_room)(struct transport *t);
+    /* Whether the far side takes nothing any more. */
+    bool (*is_deaf)(const struct transport *t);
+    /* Messages that wait on the way and in the inbox before it; 0 or less when none is on the way. */
     int64_t (*length)(const struct transport *t);
     /* The channel's reference ends. */
     void (*release)(struct transport *t);
@@ -52,6 +58,8 @@ typedef struct transport_calls {
 /* The way to a side that is in another process; a link (link.h) is one. */
 typedef struct transport {
     const transport_calls *calls;
+    /* Which side of the channel is far. */
+    uint8_t far_side;
     /* The language binding's. */
     void *owner;
 } transport;
@@ -115,7 +123,8 @@ int endpoint_arm(endpoint *e);
 size_t endpoint_length(endpoint *e);
 /* The baton for receivers: see above. */
 waiter *endpoint_pass_on(endpoint *e);
-/* After room was returned: wakes the next sender, if there is room and one waits. */
+/* After room was returned, and the baton for senders: wakes the next one, if there is room and one waits. Where the room is
+   a far side's, and one waits but there is none, the far side is to tell of it. */
 waiter *endpoint_offer_room(endpoint *e);
 
 /* Look for a moment (spin.h) whether something is pushed, or the ring closed, after the tail was `tail`; or whether

@@ -86,7 +86,10 @@ static bool has_room(const transport *t)
 static int64_t length(const transport *t)
 {
     const far_link *l = (const far_link *)t;
-    return link_ended(l) ? -1 : (int64_t)link_waiting(l);
+    if (link_ended(l) || l->reserved)
+        return -1;
+    uint64_t waiting = link_waiting(l);
+    return waiting == 0 && l->assembled ? 1 : (int64_t)waiting;
 }
 
 static void release_transport(transport *t)
@@ -94,7 +97,22 @@ static void release_transport(transport *t)
     link_decref((far_link *)t);
 }
 
-static const transport_calls calls = {arm, has_news, has_room, length, release_transport};
+static size_t collect(transport *t)
+{
+    return (size_t)link_collect((far_link *)t);
+}
+
+static bool arm_room(transport *t)
+{
+    return link_arm_room((far_link *)t);
+}
+
+static bool is_deaf(const transport *t)
+{
+    return link_is_deaf((const far_link *)t);
+}
+
+static const transport_calls calls = {arm, has_news, has_room, collect, arm_room, is_deaf, length, release_transport};
 
 static far_link *link_over(link_header *header, size_t size, int socket, int memory, uint32_t side)
 {

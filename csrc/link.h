@@ -119,7 +119,7 @@ typedef struct far_link {
     unsigned char *partial;
     uint64_t partial_size, partial_length, partial_room;
     /* It is all here, and these are of its last record. */
-    bool assembled;
+    _Atomic(bool) assembled;
     uint8_t partial_tag;
     uint16_t partial_count;
     /* Descriptors that came and whose record was not taken yet, oldest first. */
@@ -132,7 +132,7 @@ typedef struct far_link {
     /* Taken since link_begin, and a message that was assembled and taken. */
     uint64_t taken;
     unsigned char *spent;
-    bool reserved;
+    _Atomic(bool) reserved;
     link_segment incoming[LINK_SEGMENTS];
 } far_link;
 
@@ -219,10 +219,10 @@ uint64_t link_written(far_link *l);
 uint64_t link_collect(far_link *l);
 /* Nothing more will be written. */
 void link_close_out(far_link *l);
-/* Whether the other side takes anything any more. */
+/* Whether the other side takes nothing any more. */
 static inline bool link_is_deaf(const far_link *l)
 {
-    return byte_ring_consumer_closed(&l->out);
+    return l->dead || byte_ring_consumer_closed(&l->out);
 }
 
 /* Memory for a large buffer, by who has claimed the backlog. Returns the segment's number, LINK_SEGMENTS for one that
@@ -257,6 +257,11 @@ static inline bool link_has_news(const far_link *l)
     uint64_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
     uint64_t head = atomic_load_explicit(&r->head, memory_order_relaxed);
     return ((tail ^ head) & BYTE_RING_POSITION) != 0 || (tail & BYTE_RING_CLOSED) != 0 || l->dead;
+}
+/* Whether what comes next will ring. */
+static inline bool link_is_armed(const far_link *l)
+{
+    return (atomic_load_explicit(&link_ring_in(l)->tail, memory_order_relaxed) & BYTE_RING_SLEEPS) != 0;
 }
 static inline uint64_t link_waiting(const far_link *l)
 {

@@ -1,16 +1,21 @@
 """One handshake, one reply: the web's channel-messaging-basic demo, with a Worker in place of the iframe.
 
-python examples/basic.py
+python examples/basic.py [--kind thread|process]
 """
 
+import argparse
+import multiprocessing
 import threading
+from typing import Literal
 
 from messagechannel import MessageChannel, MessageEvent, MessagePort, Worker
 
 
 def say(who: str, text: str) -> None:
-    """Print who said what, and from which thread."""
-    print(f"{who} [{threading.current_thread().name}]: {text}")
+    """Print who said what, and from which thread, or which other process."""
+    process = multiprocessing.current_process()
+    where = threading.current_thread().name if multiprocessing.parent_process() is None else process.name
+    print(f"{who} [{where}]: {text}", flush=True)
 
 
 def page2(port: MessagePort[str]) -> None:
@@ -23,7 +28,7 @@ def page2(port: MessagePort[str]) -> None:
     event.ports[0].post_message(reply)
 
 
-def main() -> None:
+def main(kind: Literal["thread", "process"] = "thread") -> None:
     """Be the page."""
     channel = MessageChannel[str]()
     answered = threading.Event()
@@ -33,7 +38,7 @@ def main() -> None:
         answered.set()
 
     channel.port1.onmessage = hear
-    iframe = Worker(page2, name="iframe")
+    iframe = Worker(page2, kind=kind, name="iframe")
     greeting = "A message from the index.html page!"
     say("index.html posts", greeting)
     iframe.post_message(greeting, transfer=[channel.port2])
@@ -42,4 +47,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description="one handshake, one reply")
+    parser.add_argument("--kind", choices=["thread", "process"], default="thread", help="what the iframe is")
+    main(parser.parse_args().kind)

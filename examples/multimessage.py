@@ -1,11 +1,13 @@
 """A conversation over one channel: the web's channel-messaging-multimessage demo, with a Worker in place of the iframe.
 
-python examples/multimessage.py ["a text" ...]
+python examples/multimessage.py [--kind thread|process] ["a text" ...]
 """
 
-import sys
+import argparse
+import multiprocessing
 import threading
 from collections.abc import Iterable
+from typing import Literal
 
 from messagechannel import MessageChannel, MessageEvent, MessagePort, Worker
 
@@ -13,8 +15,10 @@ TEXTS = ("Hello", "How are you?", "Goodbye")
 
 
 def say(who: str, text: str) -> None:
-    """Print who said what, and from which thread."""
-    print(f"{who} [{threading.current_thread().name}]: {text}")
+    """Print who said what, and from which thread, or which other process."""
+    process = multiprocessing.current_process()
+    where = threading.current_thread().name if multiprocessing.parent_process() is None else process.name
+    print(f"{who} [{where}]: {text}", flush=True)
 
 
 def page2(port: MessagePort[str]) -> None:
@@ -25,7 +29,7 @@ def page2(port: MessagePort[str]) -> None:
         channel_port.post_message(f'Message received by IFrame: "{text}"')
 
 
-def main(texts: Iterable[str] = TEXTS) -> None:
+def main(texts: Iterable[str] = TEXTS, kind: Literal["thread", "process"] = "thread") -> None:
     """Be the page; each of `texts` is what somebody types and sends."""
     channel = MessageChannel[str]()
     confirmed = threading.Semaphore(0)
@@ -35,7 +39,7 @@ def main(texts: Iterable[str] = TEXTS) -> None:
         confirmed.release()
 
     channel.port1.onmessage = hear
-    iframe = Worker(page2, name="iframe")
+    iframe = Worker(page2, kind=kind, name="iframe")
     say("index.html posts", "init")
     iframe.post_message("init", transfer=[channel.port2])
     for text in texts:
@@ -47,4 +51,8 @@ def main(texts: Iterable[str] = TEXTS) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or TEXTS)
+    parser = argparse.ArgumentParser(description="a conversation over one channel")
+    parser.add_argument("--kind", choices=["thread", "process"], default="thread", help="what the iframe is")
+    parser.add_argument("texts", nargs="*", default=TEXTS, help="what somebody types and sends")
+    arguments = parser.parse_args()
+    main(arguments.texts, arguments.kind)

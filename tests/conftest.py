@@ -1,14 +1,49 @@
 """What the tests share."""
 
 import faulthandler
+import inspect
 import subprocess
 import sys
 
 import pytest
 
-from messagechannel import MessageChannel
+import ends
 
 HANG_SECONDS = 120
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "local(reason): not for channels whose other end is far; see tests/ends.py")
+
+
+def pytest_generate_tests(metafunc):
+    """Run the tests that take channels from ``ends`` for each kind of other end."""
+    if getattr(metafunc.module, "MessageChannel", None) is not ends.MessageChannel:
+        return
+    if "channel" in metafunc.fixturenames or uses_channels(metafunc.function, set()):
+        own = metafunc.definition.get_closest_marker("local") is not None
+        metafunc.parametrize("other_end", ["local"] if own else ends.KINDS, indirect=True)
+
+
+def uses_channels(used, seen):
+    """Tell whether a function or class of a test module makes channels, itself or by what it uses of the module."""
+    used = inspect.unwrap(used)
+    if used in seen:
+        return False
+    seen.add(used)
+    if isinstance(used, type):
+        return any(uses_channels(f, seen) for f in vars(used).values() if inspect.isfunction(f))
+    codes, names = [used.__code__], set()
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes += [constant for constant in code.co_consts if inspect.iscode(constant)]
+    found = [used.__globals__.get(name) for name in names]
+    return ends.MessageChannel in found or any(
+        uses_channels(f, seen)
+        for f in found
+        if (inspect.isfunction(f) or isinstance(f, type)) and f.__module__ == used.__module__
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -19,9 +54,18 @@ def _hang_guard():
     faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.fixture(autouse=True)
+def other_end(request):
+    """The kind of the channels that the test makes."""
+    kind = getattr(request, "param", "local")
+    ends.run_with(kind)
+    yield kind
+    ends.run_with("local")
+
+
 @pytest.fixture
-def channel():
-    with MessageChannel() as made:
+def channel(other_end):
+    with ends.MessageChannel() as made:
         yield made
 
 

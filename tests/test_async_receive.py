@@ -6,8 +6,9 @@ import threading
 
 import pytest
 
+from ends import MessageChannel
 from loops import ALL_LOOPS, ASYNCIO_LOOPS, GUARD, Cancelled, in_thread, new_loop, run, trio
-from messagechannel import ChannelClosedError, MessageChannel
+from messagechannel import ChannelClosedError
 
 on_all_loops = pytest.mark.parametrize("loop_name", ALL_LOOPS)
 on_asyncio = pytest.mark.parametrize("loop_name", ASYNCIO_LOOPS)

@@ -5,8 +5,9 @@ import functools
 
 import pytest
 
+from ends import MessageChannel
 from loops import Unraisable
-from messagechannel import ErrorEvent, Event, EventTarget, MessageChannel, MessageEvent
+from messagechannel import ErrorEvent, Event, EventTarget, MessageEvent
 
 
 @pytest.fixture

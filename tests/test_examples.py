@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 DOCS = "".join(page.read_text() for page in sorted(ROOT.glob("docs/*.md")))
 SNIPPETS = re.findall(r"^##+ ([^\n]+)\n(?:(?!^##).)*?^```python\n(.*?)^```", README + DOCS, re.M | re.S)
+every_kind = pytest.mark.parametrize("kind", [[], ["--kind=thread"], ["--kind=process"]], ids=" ".join)
 # As somebody would who has not installed the extra.
 DEMO_WITHOUT_RICH = """
 import sys
@@ -34,7 +35,12 @@ def run(*arguments, status=0):
 
 
 def test_the_readme_has_a_snippet_for_each_kind_of_user():
-    assert [title for title, _ in SNIPPETS][:3] == ["If you know queue", "If you know janus", "If you know the web API"]
+    assert [title for title, _ in SNIPPETS][:4] == [
+        "If you know queue",
+        "If you know janus",
+        "If you know multiprocessing",
+        "If you know the web API",
+    ]
 
 
 def test_no_snippet_is_left_out():
@@ -42,12 +48,15 @@ def test_no_snippet_is_left_out():
 
 
 @pytest.mark.parametrize("snippet", [code for _, code in SNIPPETS], ids=[title for title, _ in SNIPPETS])
-def test_snippet_prints_what_its_comments_say(snippet):
-    assert run("-c", snippet).splitlines() == re.findall(r"print\(.*\) +# (.*)", snippet)
+def test_snippet_prints_what_its_comments_say(snippet, tmp_path):
+    file = tmp_path / "snippet.py"
+    file.write_text(snippet)
+    assert run(file).splitlines() == re.findall(r"print\(.*\) +# (.*)", snippet)
 
 
-def test_basic_is_one_message_and_one_reply():
-    assert run(ROOT / "examples" / "basic.py").splitlines() == [
+@every_kind
+def test_basic_is_one_message_and_one_reply(kind):
+    assert run(ROOT / "examples" / "basic.py", *kind).splitlines() == [
         "index.html posts [MainThread]: A message from the index.html page!",
         "page2.html hears [iframe]: A message from the index.html page!",
         "page2.html posts [iframe]: A message from the iframe in page2.html",
@@ -55,8 +64,9 @@ def test_basic_is_one_message_and_one_reply():
     ]
 
 
-def test_multimessage_confirms_each_text():
-    assert run(ROOT / "examples" / "multimessage.py", "one", 'say "two"').splitlines() == [
+@every_kind
+def test_multimessage_confirms_each_text(kind):
+    assert run(ROOT / "examples" / "multimessage.py", *kind, "one", 'say "two"').splitlines() == [
         "index.html posts [MainThread]: init",
         "index.html posts [MainThread]: one",
         "page2.html lists [iframe]: <li>one</li>",
@@ -67,15 +77,17 @@ def test_multimessage_confirms_each_text():
     ]
 
 
-def test_multimessage_has_texts_of_its_own():
-    assert run(ROOT / "examples" / "multimessage.py").count("Message received by IFrame") == 3
+@every_kind
+def test_multimessage_has_texts_of_its_own(kind):
+    assert run(ROOT / "examples" / "multimessage.py", *kind).count("Message received by IFrame") == 3
 
 
-def test_demo_runs_both_examples_and_measures():
-    lines = run("-m", "messagechannel", "demo", "--seconds", "0.1").splitlines()
+@pytest.mark.parametrize("kind", ["thread", "process"])
+def test_demo_runs_both_examples_and_measures(kind):
+    lines = run("-m", "messagechannel", "demo", "--seconds", "0.1", "--kind", kind).splitlines()
     assert sum("hears" in line and "from the iframe in page2.html" in line for line in lines) == 1
     assert sum("Message received by IFrame" in line for line in lines) == 3
-    assert re.fullmatch(r"[\d,]+ messages a second from one thread to another.*", lines[-1])
+    assert re.fullmatch(r"[\d,]+ messages a second from one " + kind + r" to another.*", lines[-1])
 
 
 def test_demo_measures_without_rich():

@@ -158,7 +158,7 @@ def test_a_head_that_can_not_be_closes_the_channel(head, capacity):
     played = Hand(there)
     played.word(1, HEAD, head)
     end = time.monotonic() + PATIENCE
-    with pytest.raises(ChannelClosedError):
+    with pytest.raises(ChannelClosedError):  # noqa: PT012 - whichever send it is
         while time.monotonic() < end:
             here.send(b"x" * 1000, timeout=PATIENCE)
     played.close()
@@ -328,10 +328,12 @@ def pickled(dice):
 def random_payload(dice):
     what = dice.randrange(5)
     if what == 0:
-        return dice.randbytes(dice.choice([0, 1, 7, 8, 9, 100, 4000, 60_000])), dice.choice([BYTES, INT, ASCII, UTF8, 77])
+        payload = dice.randbytes(dice.choice([0, 1, 7, 8, 9, 100, 4000, 60_000]))
+        return payload, dice.choice([BYTES, INT, ASCII, UTF8, 77])
     if what == 1:
         head = struct.pack("<II", dice.choice([0, 1, 2, 2**31, 2**32 - 1]), dice.choice([0, 1, 5, 2**32 - 1]))
-        segment = struct.pack("<QII", dice.choice([0, 1, 70_000, 2**62, 2**64 - 1]), dice.randrange(7), dice.randrange(2))
+        size = dice.choice([0, 1, 70_000, 2**62, 2**64 - 1])
+        segment = struct.pack("<QII", size, dice.randrange(7), dice.randrange(2))
         return head + segment + pickled(dice), LETTER
     if what == 2:
         words = [dice.choice([0, 1, 2, 3, 5, 8, 2**32, 2**63, 2**64 - 1]) for _ in range(dice.randrange(9))]
@@ -419,5 +421,3 @@ def fuzz(seed):
 @pytest.mark.parametrize("seed", [random.randrange(10**9)])
 def test_nothing_that_another_process_writes_crashes_or_hangs_this_one(seed):
     apart(fuzz, seed, seconds=60.0 * FACTOR)
-
-

@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from messagechannel import ChannelClosedError, DataCloneError, MessageChannel, MessagePort, PortStatistics, wait
+from ends import MessageChannel, eventually, is_far, local
+from messagechannel import ChannelClosedError, DataCloneError, MessagePort, PortStatistics, wait
 
 
 def fill(port, n):
@@ -42,6 +43,7 @@ def test_a_channel_takes_no_positional_argument():
         MessageChannel(3)
 
 
+@local("the pair that MessageChannel makes is local")
 def test_ports_are_read_only_and_always_the_same(channel):
     assert channel.port1 is channel.port1
     with pytest.raises(AttributeError):
@@ -141,8 +143,8 @@ def test_a_post_from_a_destructor_or_a_reducer_is_fine(channel):
 def test_what_was_posted_before_a_close_is_received_and_then_the_end(channel, closer):
     fill(channel.port1, 3)
     (channel.port1, channel.port2)[closer].close()
-    assert channel.port1.closed
-    assert channel.port2.closed
+    assert eventually(lambda: channel.port1.closed)
+    assert eventually(lambda: channel.port2.closed)
     channel.port1.post_message("too late")
     assert [channel.port2.receive(), channel.port2.receive_nowait(), *channel.port2] == [0, 1, 2]
     for method in (channel.port2.receive, channel.port2.receive_nowait, channel.port2.receive_many):
@@ -172,7 +174,7 @@ def test_dropping_a_port_closes_the_channel():
     port1, port2 = MessageChannel()
     port1.post_message("last")
     del port1
-    assert port2.closed
+    assert eventually(lambda: port2.closed)
     assert list(port2) == ["last"]
 
 
@@ -244,7 +246,7 @@ def test_a_hundred_ports_in_one_message(channel):
 def test_the_target_in_the_transfer_list_dooms_the_message(channel):
     channel.port1.post_message("lost", transfer=[channel.port2])
     assert channel.port2.closed
-    assert channel.port1.closed
+    assert eventually(lambda: channel.port1.closed)
 
 
 def test_the_source_in_the_transfer_list_is_refused_first(channel):
@@ -272,7 +274,7 @@ def test_a_port_that_nobody_receives_closes_with_its_message(channel):
     channel.port1.post_message(None, transfer=[port2])
     assert not port1.closed
     channel.port2.receive()
-    assert port1.closed
+    assert eventually(lambda: port1.closed)
 
 
 # ---- bounds ----
@@ -354,8 +356,17 @@ def test_statistics_count(channel):
 def test_a_million_messages_wait_in_order(channel):
     for start in range(0, 1_000_000, 1000):
         channel.port1.send_many(range(start, start + 1000))
-    assert len(channel.port2) == channel.port2.statistics().peak == 1_000_000
-    assert channel.port2.receive_many() == list(range(1_000_000))
+    assert channel.port1.statistics().posted == 1_000_000
+    received = []
+    if is_far():
+        # The rest comes as this is taken.
+        assert 1000 < len(channel.port2) == channel.port2.statistics().peak < 100_000
+    else:
+        assert len(channel.port2) == channel.port2.statistics().peak == 1_000_000
+        received = channel.port2.receive_many()
+    while len(received) < 1_000_000:
+        received += channel.port2.receive_many(timeout=20)
+    assert received == list(range(1_000_000))
 
 
 # ---- wait ----

@@ -1,4 +1,7 @@
-"""Ports that were never transferred and were started in one context are dispatched in global posting order."""
+"""Ports that were never transferred and were started in one context are dispatched in global posting order.
+
+A port whose other end is far was transferred: there is no order over several of those, so the channels here are local.
+"""
 
 import asyncio
 import random

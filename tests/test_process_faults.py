@@ -20,7 +20,17 @@ import pytest
 
 from messagechannel import ChannelClosedError, MessageChannel, SharedBuffer, wait
 from victims import (
-    FACTOR, GRANTED, PATIENCE, assert_prompt, far_channel, fork, same_footprint, seconds_to_close, start, still_alive, until,
+    FACTOR,
+    GRANTED,
+    PATIENCE,
+    assert_prompt,
+    far_channel,
+    fork,
+    same_footprint,
+    seconds_to_close,
+    start,
+    still_alive,
+    until,
     victim,
 )  # fmt: skip
 
@@ -169,7 +179,7 @@ def kill_a_receiver(kind, dice):
     with victim(receive_for_ever, there, kind()) as process:
         timer = threading.Timer(dice.choice([0, 0.01, 0.05]) * dice.random(), lambda: killed.append(kill(process)))
         timer.start()
-        with pytest.raises(ChannelClosedError):
+        with pytest.raises(ChannelClosedError):  # noqa: PT012 - whichever send it is
             for number in itertools.count(1):
                 keeper.send(here, number)
         noticed = time.monotonic()
@@ -383,7 +393,7 @@ def test_nobody_waits_for_a_stopped_process_but_who_wants_to():
         assert here.receive(PATIENCE) == "ready"
         os.kill(process.pid, signal.SIGSTOP)
         began = time.monotonic()
-        with pytest.raises(Full):
+        with pytest.raises(Full):  # noqa: PT012 - whichever post it is
             for number in range(200):
                 here.post_message(number)
         assert time.monotonic() - began < GRANTED

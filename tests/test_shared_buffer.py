@@ -274,6 +274,29 @@ def test_multiprocessing_passes_it_as_an_argument(method):
     assert bytes(shared) == b"\5" * 10
 
 
+def drop_one(one, other):
+    """Have a second object close the descriptor, if it does."""
+    del one
+    gc.collect()
+    opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
+    fill(structured_clone(other), 7)
+    del other
+    gc.collect()
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_multiprocessing_passes_several_that_are_the_same_memory(method):
+    shared = SharedBuffer(10)
+    clone = structured_clone(shared)
+    process = multiprocessing.get_context(method).Process(target=drop_one, args=(shared, clone))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    assert bytes(shared) == b"\7" * 10
+
+
 def test_multiprocessing_passes_it_through_a_queue():
     shared = SharedBuffer(10)
     context = multiprocessing.get_context("spawn")
@@ -288,7 +311,9 @@ def test_multiprocessing_passes_it_through_a_queue():
     assert bytes(shared) == b"\6" * 10
 
 
-@pytest.mark.parametrize("dumps", [pickle.dumps, lambda value: pickle._dumps(value), lambda value: pickle.dumps([value])])
+@pytest.mark.parametrize(
+    "dumps", [pickle.dumps, lambda value: pickle._dumps(value), lambda value: pickle.dumps([value])]
+)
 def test_pickle_cannot_keep_it(dumps):
     with pytest.raises(TypeError, match="cannot pickle a SharedBuffer: a pickle can't keep memory; post it"):
         dumps(SharedBuffer(1))

@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 import pytest
 
-from messagechannel import ChannelClosedError, DataCloneError, MessageChannel, wait
+from ends import MessageChannel
+from messagechannel import ChannelClosedError, DataCloneError, wait
 
 FACTOR = int(os.environ.get("MESSAGECHANNEL_STRESS_FACTOR", "1"))
 SEED = os.environ.get("MESSAGECHANNEL_STRESS_SEED")

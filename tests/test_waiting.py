@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import queue
 import random
 import signal
 import threading
@@ -9,7 +10,9 @@ import time
 
 import pytest
 
-from messagechannel import MessageChannel, wait
+from ends import MessageChannel
+from loops import Collector
+from messagechannel import wait
 
 FACTOR = int(os.environ.get("MESSAGECHANNEL_STRESS_FACTOR", "1"))
 
@@ -99,6 +102,82 @@ rally({5_000 * FACTOR}, lambda: None)
 print("done")
 """)
     assert done.stdout == "done\n", done.stderr
+
+
+# ---- what a wake-up was about may be gone when it comes ----
+
+
+def asleep(*functions):
+    """Start a thread for each function, and wait until they sleep, more or less; return them."""
+    threads = [threading.Thread(target=function, daemon=True) for function in functions]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.003)
+    return threads
+
+
+def join_all(threads):
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive(), "a thread sleeps on"
+
+
+@pytest.mark.parametrize("sleepers", [1, 3])
+def test_a_message_that_was_taken_from_under_a_woken_receiver_costs_no_other_one(sleepers):
+    for _ in range(30):
+        with MessageChannel() as (port1, port2):
+            threads = asleep(*[lambda port=port2: port.receive(20)] * sleepers)
+            for i in range(3):
+                port1.post_message(i)
+                with contextlib.suppress(queue.Empty):
+                    port2.receive_nowait()
+            port1.send_many(range(sleepers))
+            join_all(threads)
+
+
+@pytest.mark.parametrize("sleepers", [1, 3])
+def test_room_that_was_taken_from_under_a_woken_sender_costs_no_other_one(sleepers):
+    for _ in range(30):
+        with MessageChannel(capacity=1) as (port1, port2):
+            port1.post_message("fills it")
+            threads = asleep(*[lambda port=port1: port.send("late", timeout=20)] * sleepers)
+            sent = sleepers + 1
+            for _ in range(3):
+                port2.receive(20)
+                sent -= 1
+                with contextlib.suppress(queue.Full):
+                    port1.post_message("quick")
+                    sent += 1
+            for _ in range(sent):
+                port2.receive(20)
+            join_all(threads)
+
+
+def test_a_message_that_was_taken_from_under_a_listener_costs_no_other_one():
+    for _ in range(30):
+        with MessageChannel() as (port1, port2):
+            heard = Collector()
+            port2.onmessage = heard
+            time.sleep(0.001)
+            port1.post_message("stolen")
+            taken = 0
+            with contextlib.suppress(queue.Empty):
+                port2.receive_nowait()
+                taken = 1
+            time.sleep(0.001)
+            port1.post_message("heard")
+            assert heard.wait_for(2 - taken)[-1] == "heard"
+
+
+def test_wait_sees_a_message_that_is_longer_than_what_is_shared():
+    with MessageChannel() as (port1, port2):
+        for size in (100, 60_000, 300_000, 3_000_000):
+            port1.post_message(b"x" * size)
+            assert wait([port2], 20) == [port2]
+            assert len(port2) == 1
+            assert wait([port2], 0) == [port2]
+            assert port2.receive(20) == b"x" * size
+            assert len(port2) == 0
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the platform has no interval timers")

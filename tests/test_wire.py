@@ -409,7 +409,9 @@ def test_a_message_may_be_packed_while_another_is():
     inner = []
     message = Reduced("outer")
     message.items = [1]
-    message.__class__ = type("Packing", (Reduced,), {"__reduce__": lambda self: (inner.append(sent([1, 2])), (list, ()))[1]})
+    message.__class__ = type(
+        "Packing", (Reduced,), {"__reduce__": lambda self: (inner.append(sent([1, 2])), (list, ()))[1]}
+    )
     assert sent([message, message, "end"]) == [[], [], "end"]
     assert inner == [[1, 2]]
 
@@ -435,7 +437,14 @@ def test_a_reducer_that_is_registered_or_removed_counts_from_the_next_message_on
         assert sent(Plain()) == "again"
     finally:
         del copyreg.dispatch_table[Plain]
-    assert isinstance(sent(Plain()), Plain)
+    # One less and one more.
+    copyreg.pickle(Reduced, lambda value: (str, ("another",)))
+    try:
+        assert isinstance(sent(Plain()), Plain)
+        assert sent(Reduced("label")) == "another"
+    finally:
+        del copyreg.dispatch_table[Reduced]
+    assert isinstance(sent(Reduced("label")), Reduced)
 
 
 def test_a_registered_reducer_does_not_take_the_memory_from_a_shared_buffer():
@@ -484,8 +493,7 @@ def attempt(payload, big, descriptors, ports):
     try:
         _wire.unpack(payload, big, [os.dup(descriptor.fd) for descriptor in descriptors], ports)
     except ValueError as error:
-        assert "malformed message" in str(error)
-        return True
+        return str(error).startswith("malformed message: ")
     return False
 
 
@@ -549,9 +557,20 @@ def test_no_change_of_the_head_is_overlooked_or_does_harm(rich, seed):
         head = list(struct.unpack_from(f"{words}Q", payload))
         for _ in range(rng.randint(1, 3)):
             place = rng.randrange(words)
-            head[place] = rng.choice(
-                [0, 1, 2**64 - 1, 2**63, rng.getrandbits(64), head[place] ^ (1 << rng.randrange(64)), head[place] + 1]
-            ) % 2**64
+            head[place] = (
+                rng.choice(
+                    [
+                        0,
+                        1,
+                        2**64 - 1,
+                        2**63,
+                        rng.getrandbits(64),
+                        head[place] ^ (1 << rng.randrange(64)),
+                        head[place] + 1,
+                    ]
+                )
+                % 2**64
+            )
         changed = struct.pack(f"{words}Q", *head) + payload[words * 8 :]
         if changed == payload:
             continue

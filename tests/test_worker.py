@@ -1,4 +1,7 @@
-"""Worker: a thread that runs ``target(port, *args)``, and the port that leads to it."""
+"""Worker: a thread or process that runs ``target(port, *args)``, and the port that leads to it.
+
+What only processes have is in test_process_worker.py.
+"""
 
 import gc
 import queue
@@ -7,18 +10,19 @@ import weakref
 
 import pytest
 
+import targets
 from loops import ASYNCIO_LOOPS, GUARD, Collector, run
 from messagechannel import ChannelClosedError, ErrorEvent, MessageChannel, MessagePort, Worker
 
 
-def echo(port):
-    for message in port:
-        port.post_message(message)
+@pytest.fixture(params=["thread", "process"])
+def kind(request):
+    return request.param
 
 
 @pytest.fixture
-def worker():
-    worker = Worker(echo)
+def worker(kind):
+    worker = Worker(targets.echo, kind=kind)
     yield worker
     worker.close()
     worker.join(GUARD)
@@ -68,8 +72,8 @@ def test_a_worker_takes_and_gives_messages(worker):
     assert got == list(range(500))
 
 
-def test_iteration_over_a_worker_ends_with_its_target():
-    worker = Worker(lambda port: port.send_many(range(5)))
+def test_iteration_over_a_worker_ends_with_its_target(kind):
+    worker = Worker(targets.send_five, kind=kind)
     assert list(worker) == list(range(5))
 
 
@@ -94,21 +98,15 @@ def test_onmessage_of_a_worker_on_a_loop(loop_name, worker):
     assert collector.threads == [threading.current_thread()]
 
 
-def test_a_port_can_be_transferred_to_a_worker():
-    def target(port):
-        (given,) = port.receive_event(GUARD).ports
-        given.post_message("through the channel")
-        port.receive()
-
-    worker = Worker(target)
+def test_a_port_can_be_transferred_to_a_worker(kind):
+    worker = Worker(targets.use_a_port, kind=kind)
     port1, port2 = MessageChannel()
     worker.post_message("hello", transfer=[port2])
     assert port1.receive(GUARD) == "through the channel"
     worker.close()
 
 
-def test_a_worker_keeps_its_target_reachable_through_a_transferred_port():
-    worker = Worker(echo)
+def test_a_worker_keeps_its_target_reachable_through_a_transferred_port(worker):
     port1, port2 = MessageChannel()
     port1.post_message("moved", [worker])
     moved = port2.receive_event(0).ports[0]
@@ -133,7 +131,7 @@ def test_the_target_is_required():
 def test_an_unknown_kind_is_refused():
     before = threading.active_count()
     with pytest.raises(ValueError, match="kind"):
-        Worker(echo, kind="goblin")
+        Worker(targets.echo, kind="goblin")
     assert threading.active_count() == before
 
 
@@ -144,15 +142,15 @@ def test_the_name_is_the_threads_name():
     assert names.get(timeout=GUARD) == "herbert"
 
 
-def test_workers_without_a_name_get_different_ones():
-    one, two = Worker(echo), Worker(echo)
+def test_workers_without_a_name_get_different_ones(kind):
+    one, two = Worker(targets.echo, kind=kind), Worker(targets.echo, kind=kind)
     assert one.name != two.name
     one.close()
     two.close()
 
 
-def test_is_alive_until_the_target_has_returned():
-    worker = Worker(lambda port: port.receive())
+def test_is_alive_until_the_target_has_returned(kind):
+    worker = Worker(targets.receive_one, kind=kind)
     assert worker.is_alive() is True
     worker.post_message("go")
     worker.join(GUARD)
@@ -170,8 +168,8 @@ def test_close_ends_a_target_that_iterates(worker):
     assert not worker.is_alive()
 
 
-def test_close_ends_a_target_that_receives_without_an_error(excepthook):
-    worker = Worker(lambda port: port.receive())
+def test_close_ends_a_target_that_receives_without_an_error(kind, excepthook):
+    worker = Worker(targets.receive_one, kind=kind)
     worker.close()
     worker.join(GUARD)
     assert not worker.is_alive()
@@ -202,8 +200,8 @@ def test_terminate_lets_the_target_have_what_was_posted_before():
     assert got == list(range(10))
 
 
-def test_a_worker_is_a_context_manager():
-    with Worker(echo) as worker:
+def test_a_worker_is_a_context_manager(kind):
+    with Worker(targets.echo, kind=kind) as worker:
         worker.post_message("x")
         assert worker.receive(GUARD) == "x"
     assert worker.closed
@@ -222,17 +220,17 @@ def test_forgetting_the_worker_ends_its_target():
     assert ended.wait(GUARD)
 
 
-def test_a_forgotten_worker_is_freed():
-    worker = Worker(echo)
+def test_a_forgotten_worker_is_freed(kind):
+    worker = Worker(targets.echo, kind=kind)
     reference = weakref.ref(worker)
     del worker
     gc.collect()
     assert reference() is None
 
 
-def test_the_channel_closes_when_the_target_has_returned():
+def test_the_channel_closes_when_the_target_has_returned(kind):
     closed = Collector()
-    worker = Worker(lambda port: port.post_message("last words"))
+    worker = Worker(targets.say_last_words, kind=kind)
     worker.onclose = closed
     worker.onmessage = closed
     assert closed.wait_for(2) == ["last words", "close"]
@@ -252,13 +250,8 @@ def test_a_target_that_leaves_listeners_stays_reachable():
 # ---- errors ----
 
 
-def fail(port):
-    port.receive(GUARD)
-    raise ValueError("boom")
-
-
-def test_an_exception_in_the_target_becomes_an_error_event(excepthook):
-    worker = Worker(fail)
+def test_an_exception_in_the_target_becomes_an_error_event(kind, excepthook):
+    worker = Worker(targets.fail, kind=kind)
     collector = Collector()
     worker.onerror = collector
     worker.post_message("go")
@@ -268,12 +261,14 @@ def test_an_exception_in_the_target_becomes_an_error_event(excepthook):
     assert (event.type, event.target, event.is_trusted) == ("error", worker, True)
     assert isinstance(event.error, ValueError)
     assert event.message == "ValueError: boom"
+    assert "in fail\n" in event.traceback
+    assert event.traceback.endswith("\nValueError: boom\n")
     worker.join(GUARD)
     assert excepthook.empty()
 
 
-def test_the_error_event_reaches_added_listeners(excepthook):
-    worker = Worker(fail)
+def test_the_error_event_reaches_added_listeners(kind, excepthook):
+    worker = Worker(targets.fail, kind=kind)
     collector = Collector()
     worker.add_event_listener("error", collector)
     worker.post_message("go")
@@ -282,26 +277,26 @@ def test_the_error_event_reaches_added_listeners(excepthook):
     assert excepthook.empty()
 
 
-def test_an_exception_in_the_target_closes_the_channel(excepthook):
-    worker = Worker(fail)
+def test_an_exception_in_the_target_closes_the_channel(kind, excepthook):
+    worker = Worker(targets.fail, kind=kind)
     worker.post_message("go")
     with pytest.raises(ChannelClosedError):
         worker.receive(GUARD)
     assert isinstance(excepthook.get(timeout=GUARD).exc_value, ValueError)
 
 
-def test_an_error_that_nobody_listens_for_goes_to_threading_excepthook(excepthook):
-    worker = Worker(fail, name="herbert")
+def test_an_error_that_nobody_listens_for_goes_to_threading_excepthook(kind, excepthook):
+    worker = Worker(targets.fail, kind=kind, name="herbert")
     worker.post_message("go")
     arguments = excepthook.get(timeout=GUARD)
     assert arguments.exc_type is ValueError
     assert arguments.exc_traceback is arguments.exc_value.__traceback__
-    assert arguments.thread.name == "herbert"
+    assert kind == "process" or arguments.thread.name == "herbert"
     worker.join(GUARD)
 
 
-def test_a_listener_that_comes_late_still_gets_the_error_event_once(excepthook):
-    worker = Worker(fail)
+def test_a_listener_that_comes_late_still_gets_the_error_event_once(kind, excepthook):
+    worker = Worker(targets.fail, kind=kind)
     worker.post_message("go")
     worker.join(GUARD)
     collector, later = Collector(), Collector()
@@ -317,11 +312,11 @@ def test_a_listener_that_comes_late_still_gets_the_error_event_once(excepthook):
 
 
 @pytest.mark.parametrize("loop_name", ASYNCIO_LOOPS)
-def test_the_error_event_runs_on_the_loop_where_its_listener_was_set(loop_name, excepthook):
+def test_the_error_event_runs_on_the_loop_where_its_listener_was_set(loop_name, kind, excepthook):
     collector = Collector()
 
     async def main(tasks):
-        worker = Worker(fail)
+        worker = Worker(targets.fail, kind=kind)
         worker.onerror = collector
         worker.post_message("go")
         await collector.turn_until(1, tasks)
@@ -331,12 +326,8 @@ def test_the_error_event_runs_on_the_loop_where_its_listener_was_set(loop_name, 
     assert collector.threads == [threading.current_thread()]
 
 
-def test_messages_posted_before_the_error_are_received(excepthook):
-    def target(port):
-        port.post_message("before")
-        raise ValueError("boom")
-
-    worker = Worker(target)
+def test_messages_posted_before_the_error_are_received(kind, excepthook):
+    worker = Worker(targets.post_and_fail, kind=kind)
     worker.join(GUARD)
     assert worker.receive(0) == "before"
 
@@ -354,25 +345,18 @@ def test_onerror_must_be_callable_or_none(worker):
         worker.onerror = 1
 
 
-def test_a_closed_error_of_another_channel_is_an_error(excepthook):
-    def target(port):
-        other = MessageChannel()
-        other.port1.close()
-        other.port2.receive()
-
-    worker = Worker(target)
+def test_a_closed_error_of_another_channel_is_an_error(kind, excepthook):
+    worker = Worker(targets.meet_a_closed_channel, kind=kind)
     worker.join(GUARD)
     assert isinstance(excepthook.get(timeout=GUARD).exc_value, ChannelClosedError)
 
 
-def test_a_system_exit_in_the_target_ends_it_only(excepthook):
-    def target(port):
-        raise SystemExit(3)
-
-    worker = Worker(target)
+def test_a_system_exit_in_the_target_ends_it_only(kind, excepthook):
+    worker = Worker(targets.exit_with, 3, kind=kind)
     worker.join(GUARD)
     assert not worker.is_alive()
-    assert worker.closed
+    with pytest.raises(ChannelClosedError):
+        worker.receive(GUARD)
 
 
 def test_the_interpreter_exits_although_workers_wait(run_python):

@@ -18,7 +18,8 @@ from messagechannel import ChannelClosedError, MessageChannel, _far
 FACTOR = int(os.environ.get("MESSAGECHANNEL_STRESS_FACTOR", "1"))
 # What a single step may take on a machine that is busy, before it counts as a hang.
 PATIENCE = 30.0
-# What is promised of the news of a death, in seconds, for the middle one of several, and what each gets on a busy machine.
+# What is promised of the news of a death, in seconds, for the middle one of several; what each gets on a busy
+# machine.
 PROMISED, GRANTED = 0.1, 3.0
 
 # The cheapest way to a process of one's own. The other start methods are in test_process_exits.

@@ -11,11 +11,14 @@ from importlib.metadata import version
 
 from messagechannel import MessageChannel, MessagePort, Worker
 from messagechannel.examples import basic, multimessage
+from messagechannel.worker import KINDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from typing import Any
+    from typing import Any, Literal
+
+    Kind = Literal["thread", "process"]
 
 BATCH = 256
 # The most seconds that somebody may ask to measure for.
@@ -43,10 +46,10 @@ def _drain(port: MessagePort[Any]) -> None:
     port.post_message(expected)
 
 
-def measure(seconds: float) -> float:
-    """Return how many messages a second one thread posts and another receives, measured for about `seconds`."""
+def measure(seconds: float, kind: Kind) -> float:
+    """Return how many messages a second a thread posts and another `kind` receives, measured for about `seconds`."""
     port1, port2 = MessageChannel[int](capacity=64 * BATCH)
-    worker = Worker(_drain, name="drain")
+    worker = Worker(_drain, kind=kind, name="drain")
     worker.post_message(None, transfer=[port2])
     begin = now = time.perf_counter()
     posted = 0
@@ -65,12 +68,12 @@ def measure(seconds: float) -> float:
     return received / (time.perf_counter() - begin)
 
 
-def demo(seconds: float) -> None:
+def demo(seconds: float, kind: Kind) -> None:
     """Run the examples and print the conversations, then the rate of messages on this machine."""
     for title, example in (("basic", basic), ("multimessage", multimessage)):
         print(f"-- {title}")
-        example.main()
-    print(f"{measure(seconds):,.0f} messages a second from one thread to another, in batches of {BATCH}")
+        example.main(kind=kind)
+    print(f"{measure(seconds, kind):,.0f} messages a second from one {kind} to another, in batches of {BATCH}")
 
 
 def info() -> None:
@@ -96,10 +99,13 @@ def main(arguments: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("demo", help="run the channel-messaging demos and measure this machine")
     command.add_argument("--seconds", type=seconds, default=2.0, help="how long to measure (default: %(default)s)")
+    command.add_argument(
+        "--kind", choices=KINDS, default="thread", help="what the other side is (default: %(default)s)"
+    )
     commands.add_parser("info", help="print versions")
     chosen = parser.parse_args(arguments)
     if chosen.command == "demo":
-        demo(chosen.seconds)
+        demo(chosen.seconds, chosen.kind)
     else:
         info()
 

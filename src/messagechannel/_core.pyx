@@ -488,7 +488,8 @@ cdef class MessagePort(EventTarget):
         return self._attached == process_number or self._attached == 0
 
     cdef inline bint may_send(self) noexcept:
-        return self._posting == process_number and not ring_closed(&self.outbox().inbox)
+        return self._posting == process_number and not ring_closed(&self.outbox().inbox) and (
+            self._channel.transport == NULL or not self.transport().is_deaf())
 
     cdef void discard_messages(self) noexcept:
         cdef c_bool shut
@@ -560,7 +561,8 @@ cdef class MessagePort(EventTarget):
                 self.transport().figures(&incoming, &outgoing)
                 figures.posted = outgoing.posted
                 figures.received = incoming.taken
-                figures.peak = incoming.peak
+                # It grows when somebody looks.
+                figures.peak = max(<size_t>incoming.peak, figures.waiting)
             else:
                 figures.posted = ring_pushed(&self.outbox().inbox)
                 figures.received = ring_popped(queue)
@@ -777,7 +779,7 @@ cdef class MessagePort(EventTarget):
             # What was taken before that has told nobody.
             if self._reserve(1):
                 return True
-            if armed:
+            if armed or not self.may_send():
                 return False
 
     cdef int _return_room(self, size_t n) except -1:
@@ -816,7 +818,8 @@ cdef class MessagePort(EventTarget):
                     if self.may_send():
                         if self._reserve_or_arm():
                             return 0
-                        park(&p, deadline)
+                        if self.may_send():
+                            park(&p, deadline)
                 finally:
                     waiter_leave(&w, e)
         finally:
@@ -910,7 +913,8 @@ cdef class MessagePort(EventTarget):
                 if self.may_send():
                     if self._reserve_or_arm():
                         break
-                    await w._wakeup.wait(seconds_until(deadline))
+                    if self.may_send():
+                        await w._wakeup.wait(seconds_until(deadline))
             finally:
                 w.leave()
                 # The baton: whoever leaves lets the next sender look.
@@ -2000,6 +2004,10 @@ def wait(ports, timeout=None):
 
 cdef list ready_ports(list ports):
     cdef MessagePort port
+    for port in ports:
+        if port.attached() and port._channel.transport != NULL:
+            # A close that nobody has heard of yet.
+            port.transport().settle()
     return [port for port in ports if port.closed or endpoint_length(port.inbox())]
 
 

@@ -73,6 +73,7 @@ cdef extern from "ring.h":
 
 cdef extern from "channel.h" nogil:
     ctypedef struct transport:
+        uint8_t far_side
         void *owner
 
 
@@ -138,6 +139,7 @@ cdef extern from "link.h" nogil:
     int link_next(far_link *l, link_message *m) noexcept
     void link_finish(far_link *l) noexcept
     void link_taken_before(far_link *l, uint64_t messages) noexcept
+    bint link_is_armed(const far_link *l) noexcept
     bint link_has_news(const far_link *l) noexcept
     bint link_has_ended_there(const far_link *l) noexcept
     int link_hear(far_link *l) noexcept

@@ -12,6 +12,7 @@ import gc
 import io
 import os
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from messagechannel._transfer import DataCloneError, register_departing
@@ -19,11 +20,11 @@ from messagechannel._wire import Descriptor
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
     from multiprocessing.connection import Connection
 
-    Rebuilder = tuple[Callable[..., object], tuple[object, ...]]
-    Buffered = io.BufferedReader | io.BufferedWriter | io.BufferedRandom
+# What __transfer__ returns.
+Rebuilder = tuple[Callable[..., object], tuple[object, ...]]
+Buffered = io.BufferedReader | io.BufferedWriter | io.BufferedRandom
 
 _CLOSED = "it is closed"
 _NO_DESCRIPTOR = "it has no file descriptor"
@@ -213,7 +214,7 @@ def _make_buffered(
     reader = io.BufferedReader(resumed, max(io.DEFAULT_BUFFER_SIZE, len(ahead)))
     # Now it is in the buffer.
     reader.peek()
-    return reader
+    return cast("Buffered", reader)
 
 
 def _text_arguments(item: io.TextIOWrapper, position: int | None) -> tuple[object, ...]:
@@ -241,7 +242,13 @@ def _make_text(
     write_through: bool,
     mode: str | None,
 ) -> io.TextIOWrapper:
-    made = io.TextIOWrapper(_make_buffered(*arguments), encoding, errors, newline, line_buffering, write_through)
+    buffer = _make_buffered(*arguments)
+    try:
+        made = io.TextIOWrapper(buffer, encoding, errors, newline, line_buffering, write_through)
+    except BaseException:
+        # The receiver may have no such encoding.
+        buffer.close()
+        raise
     if mode is not None:
         cast("Any", made).mode = mode
     if position is not None:

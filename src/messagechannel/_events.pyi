@@ -67,7 +67,10 @@ class MessageEvent(Event, Generic[_T]):
 class ErrorEvent(Event):
     message: str
     error: BaseException | None
-    def __init__(self, type: str, *, message: str = "", error: BaseException | None = None) -> None: ...
+    traceback: str
+    def __init__(
+        self, type: str, *, message: str = "", error: BaseException | None = None, traceback: str = ""
+    ) -> None: ...
 
 @disjoint_base
 class EventTarget:

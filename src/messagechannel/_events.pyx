@@ -107,14 +107,16 @@ class ErrorEvent(Event):
 
     :ivar message: the exception in one line.
     :ivar error: the exception.
+    :ivar traceback: its traceback, as Python prints it; ``""`` where nothing is known of one.
     """
 
     __module__ = "messagechannel"
 
-    def __init__(self, type, *, message="", error=None):
+    def __init__(self, type, *, message="", error=None, traceback=""):
         super().__init__(type, cancelable=True)
         self.message = require_str(message, "message")
         self.error = error
+        self.traceback = require_str(traceback, "traceback")
 
 
 cdef MessageEvent message_event(object data, tuple ports, object target):

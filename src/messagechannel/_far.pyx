@@ -15,13 +15,14 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 import marshal
 import os
 import sys
 from time import monotonic, sleep
 
+from messagechannel._core import MessagePort
 from messagechannel._link import Letter, letter_of, set_travel
 from messagechannel._multiprocessing import after_fork_in_child
 from messagechannel._reactor import Reactor
@@ -29,16 +30,16 @@ from messagechannel._transfer import DataCloneError
 
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
-    channel_new, endpoint, endpoint_offer_room, endpoint_wake, far_link, link_attach, link_claim, link_close_in,
-    link_abandon, link_close_out, link_decref, link_end, link_ended, link_figures, link_figures_out,
-    link_has_ended_there, link_has_news, link_hear, link_incref, link_is_distrusted, link_new, link_reserve_in,
-    link_restore, link_segment, link_set_figures, link_taken_before, link_waiting, link_yield_in, parker_now, ring,
-    ring_close, ring_disarm, ring_length, ring_peak, ring_pop, ring_popped, ring_push, ring_pushed, ring_reserve,
-    ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
+    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref, channel_new,
+    endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_wake_all, far_link, link_abandon, link_attach, link_claim,
+    link_close_in, link_close_out, link_decref, link_end, link_ended, link_figures, link_figures_out,
+    link_has_ended_there, link_has_news, link_hear, link_incref, link_is_armed, link_is_distrusted, link_is_reserved,
+    link_new, link_reserve_in, link_restore, link_segment, link_set_figures, link_taken_before, link_waiting,
+    link_yield_in, parker_now, ring, ring_close, ring_disarm, ring_length, ring_peak, ring_pop, ring_popped, ring_push,
+    ring_pushed, ring_reserve, ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
 )
 from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
-from messagechannel._transport cimport discard
+from messagechannel._transport cimport Figures, discard
 from messagechannel._wire cimport Descriptor
 
 
@@ -56,6 +57,10 @@ SEGMENT_SECONDS = 1.0
 SHORTAGE_SECONDS = 0.02
 
 _reactor = Reactor()
+
+
+class AsidePort(MessagePort):
+    """A port of the library's own, for whose listeners a process does not stay."""
 
 
 def _forget_the_parents_links():
@@ -93,6 +98,7 @@ cdef class Far(Link):
         self._socket = link.socket
         link_incref(link)
         link.transport.owner = <void *>self
+        link.transport.far_side = <uint8_t>(side ^ 1)
         Py_INCREF(self)
         # Whoever slept there is gone; nobody else is to be the pump.
         ring_disarm(self._backlog)
@@ -101,13 +107,16 @@ cdef class Far(Link):
 
     cdef int begin(self) except -1:
         """Send what waits, and listen for what comes."""
-        channel_incref(self._channel)
-        self._registered = True
-        try:
-            _reactor.register(self._socket, self)
-        except BaseException:
-            self._unregister()
-            raise
+        with _reactor.lock:
+            # Where the other thread that has this channel has closed it, the link may have ended already.
+            if not link_ended(self._link):
+                _reactor.register(self._socket, self)
+                channel_incref(self._channel)
+                self._registered = True
+        # Who waits at the near side has armed its ring alone, and is to arm the link: he joined the list before he
+        # looked for a link, and the list is looked at after there is one.
+        tell(endpoint_wake_all(self.near(), NULL))
+        self._rouse()
         self.pump()
         self.look()
         return 0
@@ -167,7 +176,6 @@ cdef class Far(Link):
         if link_ended(self._link):
             return False
         if far_inbox.inbox.bounded:
-            ring_return_room(&far_inbox.inbox, self.collect())
             tell(endpoint_offer_room(far_inbox))
         self.resume()
         if link_has_ended_there(self._link):
@@ -178,29 +186,35 @@ cdef class Far(Link):
                 # Whoever receives is told.
                 self.look_later()
             short = not link_ended(self._link)
-        if link_has_news(self._link):
-            tell(endpoint_wake(self.near(), &self.near().receivers))
+        if link_has_news(self._link) or not link_is_armed(self._link):
+            # Also where somebody has taken meanwhile what the bell was about: whoever still waits is to arm again.
+            tell(endpoint_pass_on(self.near()))
             self._rouse()
         return short
 
-    cdef int _rouse(self) except -1:
+    cdef object _listening(self):
+        """Return the near port if it has listeners."""
         cdef object port = None
         spin_acquire(&self.near().lock)
         if self.near().listening != NULL:
             port = <object>self.near().listening
         spin_release(&self.near().lock)
+        return port
+
+    cdef int _rouse(self) except -1:
+        port = self._listening()
         if port is not None:
             rouse(port)
         return 0
 
     def is_listening(self):
-        """Tell whether the near port has listeners that the far side can reach."""
+        """Tell whether the near port has listeners that the far side can reach, and the process is to stay for."""
         cdef channel *c = self._hold()
         if c == NULL:
             return False
-        listening = self.near().listening != NULL
+        port = self._listening()
         release_channel(c)
-        return listening
+        return port is not None and not isinstance(port, AsidePort)
 
     def is_sending(self):
         """Tell whether messages wait here to be sent."""
@@ -262,9 +276,10 @@ cdef class Far(Link):
         """Close the descriptors, once both directions are done with."""
         cdef channel *c = self._channel
         channel_incref(c)
-        # First, because a closed descriptor's number may be another's already.
-        self._unregister()
-        link_end(self._link, NULL)
+        # At once, because the number of a closed descriptor may be another's already.
+        with _reactor.lock:
+            self._unregister()
+            link_end(self._link, NULL)
         release_channel(c)
         return 0
 
@@ -371,7 +386,10 @@ cdef class Far(Link):
     # -- leaving --
 
     cdef tuple depart(self):
-        """Return the state and the descriptors of this end, which goes to another process."""
+        """Return the state and the descriptors of this end, which goes to another process.
+
+        None: the other side has closed, and everything that is left is in the inbox.
+        """
         cdef int ends[2]
         cdef far_link *link = self._link
         cdef ring *inbox = &self.near().inbox
@@ -379,9 +397,15 @@ cdef class Far(Link):
         cdef PyObject *item
         cdef Dispatch d
         cdef list descriptors
-        self._own_the_pump()
+        if not self._own_the_pump():
+            return None
+        if not link_reserve_in(link):
+            while not link_ended(link):
+                # Another thread brings in what is left.
+                sleep(0.0005)
+            self.pump()
+            return None
         # From here on no other thread sends, takes or hears anything.
-        link_reserve_in(link)
         self._unregister()
         link_end(link, ends)
         ring_close(inbox, &wake)
@@ -431,17 +455,50 @@ cdef class Far(Link):
         self._dispatch = d
         return 0
 
-    cdef int _own_the_pump(self) except -1:
-        """Become the pump, when whoever is it has finished."""
+    cdef bint _own_the_pump(self) except -1:
+        """Become the pump, when whoever is it has finished; False when the link has ended."""
         end = monotonic() + 10
         while not (link_claim(self._link, self._backlog) or shared_claim(&self._stalled, True, False)):
             if link_ended(self._link):
-                raise DataCloneError("this port can't be transferred: its other side has closed")
+                return False
             if monotonic() > end:
                 raise DataCloneError(
                     "this port can't be transferred: a message that is being sent through it does not end")
             sleep(0.0005)
-        return 0
+        return not link_ended(self._link)
+
+    cdef channel *left_over(self, link_figures *to_here, link_figures *to_there) except NULL:
+        """Return a channel of this process, with a reference, that is all that is left of this closed one: the messages
+        in the inbox and the end behind them. The figures are what this one has counted."""
+        cdef Figures incoming, outgoing
+        cdef PyObject *item
+        cdef c_bool shut
+        cdef channel *c
+        cdef ring *queue
+        c = channel_new(self.near().inbox.capacity, False)
+        if c == NULL:
+            raise MemoryError
+        self.figures(&incoming, &outgoing)
+        to_here.published, to_here.taken, to_here.peak = outgoing.posted, outgoing.taken, outgoing.peak
+        to_there.published, to_there.taken, to_there.peak = incoming.taken, incoming.taken, incoming.peak
+        queue = &c.side[self._side].inbox
+        while True:
+            item = <PyObject *>ring_pop(&self.near().inbox, &shut)
+            if item == NULL:
+                break
+            ring_reserve(queue, 1)
+            if ring_push(queue, item) < 0:
+                discard(item)
+        close_channel(c, self._side ^ 1)
+        # One of the two references that it was made with.
+        release_channel(c)
+        return c
+
+    cdef void figures(self, Figures *incoming, Figures *outgoing) noexcept:
+        Link.figures(self, incoming, outgoing)
+        if link_is_reserved(self._link):
+            # What was brought into the inbox counts as taken from the link, but nobody has received it yet.
+            incoming.taken -= min(incoming.taken, <uint64_t>ring_length(&self.near().inbox))
 
 
 def depart(port):
@@ -454,6 +511,7 @@ def depart(port):
     """
     cdef uint32_t side
     cdef channel *c
+    cdef channel *former
     cdef far_link *link
     cdef int ends[2]
     cdef Far far
@@ -470,16 +528,20 @@ def depart(port):
         os.close(ends[1])
         raise
     try:
-        if c.transport != NULL and not link_ended((<Far>c.transport.owner)._link):
-            link_decref(link)
-            os.close(ends[0])
-            os.close(ends[1])
-            return (<Far>c.transport.owner).depart()
         if c.transport != NULL:
-            # Its link has ended; what came by it is here, and goes by another.
-            c = move_house(c, side)
-        to_here = figures_of(&c.side[side ^ 1].inbox, True)
-        to_there = figures_of(&c.side[side].inbox, False)
+            far = <Far>c.transport.owner
+            departed = far.depart()
+            if departed is not None:
+                link_decref(link)
+                os.close(ends[0])
+                os.close(ends[1])
+                return departed
+            former = c
+            c = far.left_over(&to_here, &to_there)
+            release_channel(former)
+        else:
+            to_here = figures_of(&c.side[side ^ 1].inbox, True)
+            to_there = figures_of(&c.side[side].inbox, False)
         link_set_figures(link, &to_here, &to_there)
         state = marshal.dumps((1, c.side[side].inbox.capacity, [], None, [], 0, None))
         far = Far.connect(c, side ^ 1, link)
@@ -490,27 +552,6 @@ def depart(port):
         return state, [ends[0], ends[1]]
     finally:
         release_channel(c)
-
-
-cdef channel *move_house(channel *c, uint32_t side) except NULL:
-    """Return another closed channel that has what waits at one side of a closed channel, in exchange for that."""
-    cdef channel *other = channel_new(c.side[side].inbox.capacity, False)
-    cdef PyObject *item
-    cdef c_bool shut
-    if other == NULL:
-        raise MemoryError
-    while True:
-        item = <PyObject *>ring_pop(&c.side[side].inbox, &shut)
-        if item == NULL:
-            break
-        ring_reserve(&other.side[side].inbox, 1)
-        if ring_push(&other.side[side].inbox, item) < 0:
-            discard(item)
-    close_channel(other, side ^ 1)
-    release_channel(c)
-    # The other one of the two references that it was made with.
-    release_channel(other)
-    return other
 
 
 cdef link_figures figures_of(ring *queue, bint waits_here) noexcept:
@@ -567,8 +608,9 @@ def arrive(bytes state, list descriptors):
             os.close(fd)
 
 
-cdef int check_state(number, capacity, letters, begun, segments, came, partial, descriptors) except -1:
-    """Check what came with a port for what could not be; the bytes of its messages are checked where they are opened."""
+cdef int check_state(
+        number, capacity, letters, begun, segments, came, partial, descriptors) except -1:
+    """Check what came with a port; the bytes of its messages are checked where they are opened."""
     needed = 2 + len(segments) + came
     for place, tag, payload, count in letters:
         needed += check_number(count, 0, descriptors)

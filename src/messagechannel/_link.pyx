@@ -291,7 +291,7 @@ cdef tuple write_down(Envelope envelope, Link carrier):
     elif type(data) is Serialized:
         parcel = Parcel.of_serialized(data)
         parcel.seal()
-    elif encode_atom(<PyObject *>data, &piece):
+    elif not envelope.ports and encode_atom(<PyObject *>data, &piece):
         return piece.tag, [PyBytes_FromStringAndSize(
             <char *>(&piece.value if piece.payload == NULL else piece.payload), <Py_ssize_t>piece.length)], [], []
     else:
@@ -310,7 +310,8 @@ cdef tuple write_down(Envelope envelope, Link carrier):
     descriptors += [descriptor.fd for descriptor in parcel.descriptors]
     owners.append(parcel)
     if len(descriptors) > MOST_DESCRIPTORS:
-        raise DataCloneError(f"one message can take {MOST_DESCRIPTORS} descriptors to another process, not {len(descriptors)}")
+        raise DataCloneError(
+            f"one message can take {MOST_DESCRIPTORS} descriptors to another process, not {len(descriptors)}")
     marshalled = marshal.dumps([(state, len(own)) for state, own in parcel.departed])
     head.segments = <uint32_t>len(parcel.big)
     head.states = <uint32_t>len(marshalled)
@@ -731,6 +732,9 @@ cdef class Link(Transport):
         # Where the far side takes no more there is nothing to wait for but the end, which all are told of.
         return link_arm_room(self._link) or link_is_deaf(self._link)
 
+    cdef bint is_deaf(self) noexcept:
+        return link_is_deaf(self._link)
+
     cdef bint is_other_end(self, Transport other) noexcept:
         return isinstance(other, Link) and link_id(self._link) == link_id((<Link>other)._link)
 
@@ -745,7 +749,8 @@ cdef class Link(Transport):
     # -- receiving --
 
     cdef void taken_before(self, size_t n) noexcept:
-        if n:
+        # Whoever has brought everything into the inbox has told for all of it.
+        if n and not link_is_reserved(self._link):
             link_taken_before(self._link, n)
 
     cdef size_t take_many(self, void **items, size_t limit) except? 0:

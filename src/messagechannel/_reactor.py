@@ -7,6 +7,7 @@ takes them without it.
 
 from __future__ import annotations
 
+import sys
 from _thread import RLock, allocate_lock
 from contextlib import suppress
 from heapq import heappop, heappush
@@ -61,8 +62,9 @@ class Reactor:
     """Calls ``source.heard()`` when the socket that it is registered with has something."""
 
     def __init__(self) -> None:
-        # Reentrant: the garbage collector may unregister a source at any moment.
-        self._lock = RLock()
+        # Held while a source comes, or goes with its descriptor. Reentrant: the garbage collector may end one at any
+        # moment.
+        self.lock = RLock()
         self._sources: dict[int, Source] = {}
         self._later: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = count()
@@ -78,7 +80,7 @@ class Reactor:
         :raises OSError: when there are no descriptors or no memory for that.
         :raises RuntimeError: when no thread can be started any more.
         """
-        with self._lock:
+        with self.lock:
             if self._selector is None:
                 self._start()
 
@@ -88,7 +90,7 @@ class Reactor:
         :raises OSError: when there are no descriptors or no memory for that.
         :raises RuntimeError: when no thread can be started any more.
         """
-        with self._lock:
+        with self.lock:
             selector = self._selector or self._start()
             import selectors
 
@@ -97,7 +99,7 @@ class Reactor:
 
     def unregister(self, descriptor: int) -> None:
         """Forget a socket, before it is closed."""
-        with self._lock:
+        with self.lock:
             if self._sources.pop(descriptor, None) is not None and self._selector is not None:
                 self._selector.unregister(descriptor)
         if self._lingers.locked():
@@ -105,7 +107,7 @@ class Reactor:
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
         """Call `callback` in the reactor's thread, once so many seconds have passed."""
-        with self._lock:
+        with self.lock:
             if self._selector is None:
                 self._start()
             heappush(self._later, (monotonic() + seconds, next(self._numbers), callback))
@@ -116,7 +118,7 @@ class Reactor:
         end = monotonic() + EXIT_PATIENCE
         before = None
         while monotonic() < end:
-            with self._lock:
+            with self.lock:
                 sending = [source for source in self._sources.values() if source.is_sending()]
             if not sending:
                 return
@@ -148,6 +150,7 @@ class Reactor:
             if not self._exit_registered:
                 register_exit(self.flush if daemon else self._end)
                 self._exit_registered = True
+                self._flush_at_exit_of_processes()
             threading.Thread(target=self._run, args=(selector,), name="messagechannel-reactor", daemon=daemon).start()
         except BaseException:
             self._selector = None
@@ -156,6 +159,13 @@ class Reactor:
             self._hears.close()
             raise
         return selector
+
+    def _flush_at_exit_of_processes(self) -> None:
+        # Those of multiprocessing leave by os._exit, and forget what was registered before they were forked.
+        util: Any = sys.modules.get("multiprocessing.util")
+        if util is not None:
+            util.Finalize(None, self.flush, exitpriority=10)
+            util.register_after_fork(self, Reactor._flush_at_exit_of_processes)
 
     def _run(self, selector: selectors.BaseSelector) -> None:
         while not self._ended:
@@ -179,7 +189,7 @@ class Reactor:
             sleep(again)
 
     def _timeout(self) -> float | None:
-        with self._lock:
+        with self.lock:
             until = self._later[0][0] - monotonic() if self._later else None
         if SETTLE_SECONDS is None:
             return until
@@ -187,7 +197,7 @@ class Reactor:
 
     def _due(self) -> list[Callable[[], object]]:
         due = []
-        with self._lock:
+        with self.lock:
             now = monotonic()
             while self._later and self._later[0][0] <= now:
                 due.append(heappop(self._later)[2])

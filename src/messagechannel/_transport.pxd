@@ -53,5 +53,6 @@ cdef class Transport:
     cdef void taken_before(self, size_t n) noexcept
     cdef size_t collect(self) noexcept
     cdef bint arm_room(self) noexcept
+    cdef bint is_deaf(self) noexcept
     cdef void figures(self, Figures *incoming, Figures *outgoing) noexcept
     cdef int close(self) except -1

@@ -128,6 +128,10 @@ cdef class Transport:
         """True: when the far side takes a message, somebody here is told. False: it just has."""
         return False
 
+    cdef bint is_deaf(self) noexcept:
+        """Tell whether the far side takes nothing any more: it has closed, though messages of it may still come."""
+        return False
+
     cdef void figures(self, Figures *incoming, Figures *outgoing) noexcept:
         """Tell what the far side and this one have counted, without what is in the backlog."""
 

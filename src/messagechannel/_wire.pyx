@@ -3,11 +3,10 @@
 """How a message becomes bytes for another process, and a message again.
 
 A message is a pickle (protocol 5). What can't be in it goes beside it: large buffers, each to travel in shared memory
-of its own (``Parcel.big``), descriptors (``Parcel.descriptors``) and ports (``Parcel.ports``). In the pickle, each
-large buffer and each descriptor is one of pickle's out-of-band buffers; whatever stands for it is given to the
-unpickler in its turn. Transferred items are in the pickle by their places in the transfer list, as persistent ids.
-What the places stand for is only known once everything was detached; it is a second pickle, the luggage, which is
-unpickled first.
+of its own (``Parcel.big``), descriptors (``Parcel.descriptors``) and ports (``Parcel.ports``). In the pickle, each of
+the buffers and descriptors is one of pickle's out-of-band buffers, in whose turn the unpickler is given what came
+beside. Transferred items are in the pickle by their places in the transfer list, as persistent ids. What the places
+stand for is only known once everything was detached; it is a second pickle, the luggage, which is unpickled first.
 
 A payload that is nothing but a pickle is sent as it is. Any other begins with a head, an array of 64-bit words:
 
@@ -19,7 +18,6 @@ and both pickles follow. A pickle begins with a byte that a head never begins wi
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.dict cimport PyDict_Update
 from cpython.object cimport PyObject
 from libc.errno cimport EINVAL, ENOSYS, errno
 from libc.stdint cimport uint64_t, uintptr_t
@@ -89,9 +87,6 @@ cdef class Memory:
         memory._argument = argument
         return memory
 
-    def __init__(self):
-        raise TypeError("Memory can't be constructed")
-
     def __dealloc__(self):
         if self._release != NULL:
             self._release(self._argument)
@@ -126,7 +121,16 @@ cdef class Descriptor:
         return fd
 
     def __reduce__(self):
-        raise TypeError("cannot pickle a Descriptor: it can only be transferred")
+        # multiprocessing's own pickler: its pickles go to another process of this machine, and are read once.
+        if sys._getframe().f_globals.get("__name__") != "multiprocessing.reduction":
+            raise TypeError("cannot pickle a Descriptor: a pickle can't keep what is open")
+        return _from_duplicate, (sys.modules["multiprocessing.reduction"].DupFd(self.fd),)
+
+
+def _from_duplicate(duplicate):
+    descriptor = Descriptor(duplicate.detach())
+    os.set_inheritable(descriptor.fd, False)
+    return descriptor
 
 
 cdef struct mapping:
@@ -217,19 +221,15 @@ cdef class SharedBuffer:
         PyBuffer_FillInfo(buffer, self, self._memory._address, self._memory._size, False, flags)
 
     def __reduce__(self):
-        # multiprocessing's own pickler, whose pickles go to another process of this machine and are read once.
         if sys._getframe().f_globals.get("__name__") != "multiprocessing.reduction":
             raise TypeError("cannot pickle a SharedBuffer: a pickle can't keep memory; "
                             "post it, or pass it to another process by multiprocessing")
-        duplicate = sys.modules["multiprocessing.reduction"].DupFd(self._descriptor.fd)
-        return _from_duplicate, (duplicate, self._memory._size)
+        # The Descriptor itself, which several SharedBuffers may have: multiprocessing may give its number to the
+        # other process as it is, and only one object may close it there.
+        return _share_descriptor, (self._descriptor, self._memory._size)
 
 
-def _from_duplicate(duplicate, nbytes):
-    return share_descriptor(Descriptor(duplicate.detach()), nbytes)
-
-
-cdef SharedBuffer share_descriptor(Descriptor descriptor, size_t size):
+def _share_descriptor(Descriptor descriptor not None, size_t size):
     return new_shared_buffer(map_descriptor(descriptor.fd, size), descriptor)
 
 
@@ -307,8 +307,8 @@ cdef class Writer:
     cdef dict known
     cdef object pickler
     cdef object dump
-    # The pickler's.
-    cdef dict dispatch_table
+    # What copyreg knew when the pickler got its own table.
+    cdef dict registered
 
     def write(self, chunk):
         # Large bytes come as they are, other large things as views of what may change.
@@ -360,24 +360,22 @@ cdef class Writer:
     cdef int begin(self, pickler) except -1:
         self.pickler = pickler
         self.dump = pickler.dump
-        self.dispatch_table = pickler.dispatch_table = {}
         return 0
 
     cdef int write_pickle(self, object value) except -1:
         self.chunks = []
         self.size = 0
-        # What was registered since the last pickle; what was removed shows in the number.
-        PyDict_Update(self.dispatch_table, _dispatch_table)
-        if len(self.dispatch_table) != len(<dict>_dispatch_table) + 2:
-            self.dispatch_table.clear()
-            PyDict_Update(self.dispatch_table, _dispatch_table)
-            self.dispatch_table[SharedBuffer] = self.dispatch_table[Descriptor] = self.stand_in
+        if self.registered is None or self.registered != _dispatch_table:
+            self.registered = _dispatch_table.copy()
+            self.pickler.dispatch_table = {
+                **self.registered, SharedBuffer: self.stand_in, Descriptor: self.stand_in,
+            }
         self.dump(value)
         return 0
 
     cdef int forget(self) except -1:
         """Break the circle of pickler and writer."""
-        self.pickler = self.dump = self.dispatch_table = None
+        self.pickler = self.dump = None
         return 0
 
 
@@ -695,7 +693,7 @@ cdef class Entries:
         if kind == KIND_DESCRIPTOR:
             return descriptor
         try:
-            return share_descriptor(descriptor, number)
+            return _share_descriptor(descriptor, number)
         except OSError as error:
             if error.errno != EINVAL:
                 raise

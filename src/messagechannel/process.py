@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 from messagechannel._core import ChannelClosedError, entangled_ports
@@ -30,6 +31,13 @@ class RemoteTraceback(Exception):  # noqa: N818 - it is no error, but what shows
         return f"\n{self.text}"
 
 
+def described(error: BaseException) -> tuple[str, str]:
+    """Return an exception in one line, and its traceback as text."""
+    import traceback
+
+    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+
+
 class ProcessContext:
     """The process that runs a worker's target.
 
@@ -45,30 +53,39 @@ class ProcessContext:
         start_method: str | None,
         tell: Callable[[ErrorEvent], object],
     ) -> None:
-        import multiprocessing
+        import multiprocessing.util
 
-        from messagechannel._core import MessagePort
+        from messagechannel._far import AsidePort
 
-        # What can't be pickled is met before the ports, which depart as they are.
         context: Any = multiprocessing.get_context("spawn" if start_method is None else start_method)
-        self._errors, errors = entangled_ports(MessagePort)
-        self._process: BaseProcess = context.Process(target=_run, args=(target, args, port, errors), name=name)
+        self._errors, errors = entangled_ports(AsidePort)
+        # What can't be pickled is met before the ports, which depart as they are.
+        self._process: BaseProcess = context.Process(target=_run, args=(target, [args, port], errors), name=name)
         self._tell = tell
-        self._errors.onmessage = self._hear
 
     def start(self) -> None:
         """Start the process."""
+        from messagechannel._far import call_later
+
         try:
             self._process.start()
         except BaseException:
             self._errors.close()
             raise
+        # In a thread that runs no event loop: one that runs here may end before the process does.
+        call_later(0, self._listen)
+
+    def _listen(self) -> None:
+        self._errors.onmessage = self._hear
 
     def _hear(self, event: Any) -> None:
-        error, message, text = event.data
+        pickled, message, text = event.data
+        error = _unpickled(pickled)
+        if error is None:
+            error = RuntimeError(message)
         error.__cause__ = RemoteTraceback(text)
         self._errors.close()
-        self._tell(ErrorEvent("error", message=message, error=error))
+        self._tell(ErrorEvent("error", message=message, error=error, traceback=text))
 
     @property
     def name(self) -> str:
@@ -107,9 +124,7 @@ class ProcessContext:
             self._process.join()
 
 
-def _run(
-    target: Callable[..., object], args: tuple[Any, ...], port: MessagePort[Any], errors: MessagePort[Any]
-) -> None:
+def _run(target: Callable[..., object], given: list[Any], errors: MessagePort[Any]) -> None:
     """Be the process."""
     from multiprocessing.util import Finalize
 
@@ -119,28 +134,48 @@ def _run(
     Finalize(None, worker.close_workers, exitpriority=20)
     Finalize(None, _far.flush, exitpriority=10)
     try:
+        _work(target, given, errors)
+    except KeyboardInterrupt:
+        # Of the terminal, which has interrupted the parent as well.
+        sys.exit(128 + signal.SIGINT)
+
+
+def _work(target: Callable[..., object], given: list[Any], errors: MessagePort[Any]) -> None:
+    from messagechannel import _far
+
+    args, port = given
+    # multiprocessing keeps the list.
+    given.clear()
+    try:
         target(port, *args)
+    except (SystemExit, KeyboardInterrupt):
+        raise
     except BaseException as error:
-        if isinstance(error, SystemExit) or (isinstance(error, ChannelClosedError) and port.closed):
-            if isinstance(error, SystemExit):
-                raise
+        if isinstance(error, ChannelClosedError) and port.closed:
             return
         port.close()
-        _report(errors, error)
-        _far.flush()
+        message, text = described(error)
+        errors.post_message((_pickled(error), message, text))
         sys.exit(1)
     del port, args
     _far.linger()
 
 
-def _report(errors: MessagePort[Any], error: BaseException) -> None:
-    import traceback
+def _pickled(error: BaseException) -> bytes | None:
+    import pickle
 
-    message = f"{type(error).__name__}: {error}"
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    error.__traceback__ = None
     try:
-        errors.post_message((error, message, text))
+        return pickle.dumps(error)
     except Exception:
-        # One that can't be pickled.
-        errors.post_message((RuntimeError(message), message, text))
+        return None
+
+
+def _unpickled(pickled: bytes | None) -> BaseException | None:
+    import pickle
+
+    try:
+        error = None if pickled is None else pickle.loads(pickled)
+    except Exception:
+        # Its class is not known here, or can't be made of what pickle kept.
+        return None
+    return error if isinstance(error, BaseException) else None

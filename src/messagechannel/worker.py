@@ -89,7 +89,10 @@ class _ThreadContext:
                 # How a target that waits for its port ends when the Worker was closed.
                 return
             port.close()
-            tell(ErrorEvent("error", message=f"{type(error).__name__}: {error}", error=error))
+            from messagechannel.process import described
+
+            message, text = described(error)
+            tell(ErrorEvent("error", message=message, error=error, traceback=text))
         finally:
             del _running[self]
 
@@ -153,7 +156,8 @@ class Worker(MessagePort):
         self._context = context
         _forget_ended()
         with _entering:
-            if not _running:
+            # At exit multiprocessing waits for processes, for which it has registered by now: channels close before.
+            if not _running or kind == "process":
                 _prepare_exit()
             _running[context] = ref(self)
         try:

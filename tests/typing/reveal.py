@@ -14,6 +14,7 @@ from messagechannel import (
     MessageEvent,
     MessagePort,
     PortStatistics,
+    SharedBuffer,
     Worker,
     structured_clone,
     wait,
@@ -32,6 +33,10 @@ assert_type(port1.receive_event().ports, tuple[MessagePort[Any], ...])
 assert_type(list(port2), list[str])
 assert_type(port1.statistics(), PortStatistics)
 assert_type(structured_clone([1]), list[int])
+assert_type(structured_clone(SharedBuffer(10)), SharedBuffer)
+assert_type(SharedBuffer(10).nbytes, int)
+memoryview(SharedBuffer(10))
+SharedBuffer("10")  # type: ignore[arg-type]
 assert_type(wait([port1, port2], timeout=0.5), list[MessagePort[str]])
 port1.post_message("text", transfer=(port for port in [port2]))
 port1.post_message("text", transfer=None)
