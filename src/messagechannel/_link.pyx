@@ -418,7 +418,7 @@ def reserve_descriptors(count):
         for _ in range(count - 1):
             descriptors.append(os.dup(descriptors[0]))
     except OSError as error:
-        raise OSError(error.errno, f"a transfer needs {count} descriptors for a moment: {error.strerror}; "
+        raise OSError(error.errno, f"{count} descriptors are needed for a moment: {error.strerror}; "
                       "close some, or raise the limit (ulimit -n)") from None
     finally:
         close_all(descriptors)

@@ -72,6 +72,8 @@ class Reactor:
         # Released when a source goes.
         self._lingers = allocate_lock()
         self._ended = False
+        # What had been sent when flush gave up: several who see to a process's exit call it.
+        self._given_up: list[object] | None = None
         self._exit_registered = False
 
     def start(self) -> None:
@@ -116,17 +118,20 @@ class Reactor:
     def flush(self) -> None:
         """Wait until all messages were sent that wait for room; give up after EXIT_PATIENCE without one."""
         end = monotonic() + EXIT_PATIENCE
-        before = None
+        before: list[object] | None = None
         while monotonic() < end:
             with self.lock:
                 sending = [source for source in self._sources.values() if source.is_sending()]
             if not sending:
                 return
             progress = [source.sent() for source in sending]
+            if progress == self._given_up:
+                return
             if progress != before:
                 before = progress
                 end = monotonic() + EXIT_PATIENCE
             sleep(0.002)
+        self._given_up = before
 
     def linger(self) -> None:
         """Wait until nobody listens for anything any more."""
