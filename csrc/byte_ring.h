@@ -7,10 +7,14 @@
  * Putting "I sleep" and "I have closed" into the low bits of the very words that the other side exchanges is what
  * makes waiting free of a fence, as in csrc/ring.h.
  *
- * Progress.  No call waits.  A producer that dies anywhere before its exchange has published nothing.
+ * Progress.  No call waits.  A producer that dies anywhere before its exchange has published nothing.  Who dies behind an
+ * exchange may leave its bell unrung, so whoever learns of a death looks once more.
+ *
+ * Bells.  One may come to nobody who sleeps: who armed and then did not sleep, or not for so long, is rung all the same.
  *
  * Who may call what.  Producer's calls: one thread at a time of the one producing process.  Consumer's calls: one thread
  * at a time of the one consuming process.  Each side needs a lock of its own process for that, and none across.
+ * byte_ring_longest, byte_ring_waiting and byte_ring_consumer_closed: any thread.
  *
  * Invariants.
  *   B1  0 <= tail - head <= capacity, positions compared by unsigned difference; both are multiples of 8.
@@ -103,7 +107,7 @@ static inline uint32_t byte_ring_longest(const byte_ring_end *e)
     return (uint32_t)(e->capacity / 2 - sizeof(byte_ring_record));
 }
 /* Attaches a side where the other, or this side's former process, left off.  False for a capacity or positions that
-   can't be. */
+   can't be.  What was skipped and not released comes again, what was not published never does. */
 bool byte_ring_attach_producer(byte_ring_end *e, byte_ring *ring, void *bytes, uint64_t capacity);
 bool byte_ring_attach_consumer(byte_ring_end *e, byte_ring *ring, void *bytes, uint64_t capacity);
 /* Messages published and not yet taken; more than 0 only while the ring is not empty. */
@@ -114,7 +118,7 @@ uint64_t byte_ring_waiting(const byte_ring_end *e);
    anybody.  BYTE_RING_OK, BYTE_RING_FULL or BYTE_RING_CORRUPT.  Calling it again instead of committing is allowed. */
 static inline int byte_ring_reserve(byte_ring_end *e, uint32_t length, void **room);
 /* The longest record that byte_ring_reserve would have room for now, 0 for none; a look at the head if that is needed to
-   have `wanted`. */
+   have `wanted`.  A head that can't be gives no more room, and byte_ring_reserve tells of it. */
 uint32_t byte_ring_room(byte_ring_end *e, uint32_t wanted);
 /* Completes the record that was reserved last, which may have become shorter; still invisible. */
 static inline void byte_ring_commit(byte_ring_end *e, uint32_t length, uint8_t kind, uint8_t tag, uint16_t count);
