@@ -113,7 +113,8 @@ def test_an_exit_waits_five_seconds_for_who_reads_nothing(run_python, tmp_path):
     # The child has the pipes that run_python reads.
     reader = tmp_path / "reader"
     code = MAIN.format(stopped=True, ends="multiprocessing.process._children.clear()").replace(
-        "print(os.getpid(), flush=True)", f"open({str(reader)!r}, 'w').write(str(os.getpid())); os.close(1); os.close(2)"
+        "print(os.getpid(), flush=True)",
+        f"open({str(reader)!r}, 'w').write(str(os.getpid())); os.close(1); os.close(2)",
     )
     began = time.monotonic()
     done = run_python(code, timeout=PATIENCE)

@@ -1,4 +1,4 @@
-"""No descriptors, no memory: a clear error, the message stays where it was, and all goes on when there is some again."""
+"""No descriptors, no memory: a clear error, the message stays where it was, and goes on when there is some again."""
 
 import contextlib
 import errno
@@ -47,9 +47,9 @@ def descriptors_left(number):
                 os.close(descriptor)
 
 
-def assert_says_what_to_do(caught):
-    assert caught.value.errno == errno.EMFILE
-    assert "ulimit -n" in str(caught.value)
+def refused():
+    """Expect an error that says what is to be done."""
+    return pytest.raises(OSError, match=r"\[Errno 24\].* descriptors .*ulimit -n")
 
 
 # ---- on the sending side ----
@@ -61,10 +61,9 @@ def transfer_without_descriptors(left):
     before = Footprint()
     with descriptors_left(left):
         for _ in range(5):
-            with pytest.raises(OSError) as caught:
+            with refused():
                 here.post_message("with a port", [yours])
-            assert_says_what_to_do(caught)
-            with pytest.raises(OSError):
+            with refused():
                 here.send("with a port", [yours])
     before.assert_same()
     # It is the sender's as before.
@@ -110,9 +109,8 @@ def buffers_without_descriptors():
     here, there = far_channel()
     buffer = bytearray(BIG)
     with descriptors_left(0):
-        with pytest.raises(OSError) as caught:
+        with refused():
             here.post_message(buffer, [buffer])
-        assert_says_what_to_do(caught)
         with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
             SharedBuffer(BIG)
     assert len(buffer) == BIG
@@ -140,9 +138,8 @@ def start_workers_without_descriptors(start_method, left):
         warm.join(PATIENCE)
     del warm
     before = Footprint()
-    with descriptors_left(left), pytest.raises(OSError) as caught:
+    with descriptors_left(left), refused():
         Worker(answer, yours, kind="process", start_method=start_method)
-    assert_says_what_to_do(caught)
     before.assert_same()
     worker = Worker(answer, yours, kind="process", start_method=start_method)
     assert worker.receive(PATIENCE) == "ready"
@@ -216,14 +213,11 @@ def hear_without_descriptors(then):
             events = []
             if then == "killed":
                 os.kill(process.pid, signal.SIGKILL)
-            refused = 0
-            while refused < 3:
-                try:
-                    events.append(here.receive_event(PATIENCE))
-                except OSError as error:
-                    assert error.errno == errno.EMFILE
-                    refused += 1
-                    time.sleep(0.05)
+            for _ in range(3):
+                with refused():
+                    while True:
+                        events.append(here.receive_event(PATIENCE))
+                time.sleep(0.05)
             # The end of the other channel gives some back.
             assert len(events) < 5
         events += [here.receive_event(PATIENCE) for _ in range(20 - len(events))]
@@ -332,7 +326,7 @@ def test_a_thread_goes_on_when_descriptors_are_there_again():
         got = []
         taker = threading.Thread(target=lambda: got.append(there.receive_event(PATIENCE)), daemon=True)
         taker.start()
-        with descriptors_left(0), pytest.raises(OSError):
+        with descriptors_left(0), refused():
             here.send(None, [yours])
         here.send(None, [yours])
         taker.join(PATIENCE)
