@@ -49,7 +49,7 @@ def descriptors_left(number):
 
 def refused():
     """Expect an error that says what is to be done."""
-    return pytest.raises(OSError, match=r"\[Errno 24\].* descriptors .*ulimit -n")
+    return pytest.raises(OSError, match=r"\[Errno 24\].* descriptors.*ulimit -n")
 
 
 # ---- on the sending side ----
