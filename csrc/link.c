@@ -294,6 +294,11 @@ static void get_figures(const byte_ring *r, link_figures *f)
 void link_figures_in(const far_link *l, link_figures *f)
 {
     get_figures(link_ring_in(l), f);
+    /* It grows when somebody looks. */
+    if (f->published - f->taken > f->peak && f->published >= f->taken) {
+        f->peak = f->published - f->taken;
+        atomic_store_explicit(&link_ring_in(l)->peak, f->peak, memory_order_relaxed);
+    }
 }
 
 void link_figures_out(const far_link *l, link_figures *f)
@@ -483,12 +488,14 @@ bool link_arm_room(far_link *l)
 {
     spin_acquire(&l->writing);
     bool armed = true;
-    /* A head that was last looked at long ago could never be armed, and while it is full of room nobody looks. */
     if (!link_ended(l) && !l->distrusted) {
-        if (byte_ring_look_at_head(&l->out) == BYTE_RING_OK)
-            armed = byte_ring_arm_producer(&l->out);
-        else
+        /* The head that was found too far back, and no newer one: with that there may be room, and nobody would tell. */
+        armed = byte_ring_arm_producer(&l->out);
+        /* But the next call is to be about the newer one, for whoever waits for something else than bytes. */
+        if (!armed && byte_ring_look_at_head(&l->out) != BYTE_RING_OK) {
             distrust(l);
+            armed = true;
+        }
     }
     spin_release(&l->writing);
     return armed;

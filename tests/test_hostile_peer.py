@@ -121,10 +121,6 @@ BAD_RECORDS = {
         hand.write(b"x", kind=LAST),
     ),
     "a dropped segment that there is not": lambda hand: hand.write(b"", kind=DROP, tag=4),
-    "descriptors that a number has no use for": lambda hand: (
-        hand.ring(b"d", [0]),
-        hand.write(bytes(8), tag=INT, count=1),
-    ),
     "descriptors that were not sent": lambda hand: hand.write(b"x", tag=LETTER, count=3),
     "a tail far ahead": lambda hand: (hand.word(0, TAIL, 2**40), hand.ring()),
     "a tail behind": lambda hand: (hand.word(0, TAIL, -8), hand.ring()),
@@ -403,8 +399,7 @@ def fuzz_once(number):
         except ChannelClosedError:
             break
         except (ValueError, DataCloneError, OSError, MemoryError, EOFError) as error:
-            if time.monotonic() > end:
-                raise TimeoutError(f"seed {number} does not end") from error
+            assert time.monotonic() < end, (number, error)  # noqa: PT017 - which of them it is does not matter
 
 
 def fuzz(seed):
