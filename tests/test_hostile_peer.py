@@ -310,7 +310,7 @@ def arrive_with_mutated_states(seed):
 
 @pytest.mark.parametrize("seed", [random.randrange(10**9)])
 def test_mutated_states_make_no_port_or_one_that_can_be_closed(seed):
-    apart(arrive_with_mutated_states, seed)
+    apart(arrive_with_mutated_states, seed, seconds=60.0 * FACTOR)
 
 
 # ---- fuzzing ----

@@ -56,6 +56,7 @@ def victim(target, *args):
 
 def apart(function, *args, seconds=60.0):
     """Call a function in a forked process. What it raises fails the test, and so do a crash and a hang."""
+    faulthandler.dump_traceback_later(seconds + 2 * PATIENCE, exit=True)
     ours, theirs = fork.Pipe(False)
     process = start(_call_and_tell, theirs, seconds, function, args)
     theirs.close()
