@@ -304,7 +304,7 @@ def arrive_with_mutated_states(seed):
         with contextlib.suppress(ChannelClosedError, TimeoutError, ValueError, DataCloneError, OSError, MemoryError):
             port.receive(timeout=0)
         with contextlib.suppress(ChannelClosedError, TimeoutError, ValueError, DataCloneError, OSError):
-            here.receive(timeout=0.01)
+            here.receive(timeout=0.001)
         port.close()
 
 
