@@ -86,7 +86,8 @@ stress: $(STAMPS)/build-tools $(STAMPS)/package $(STAMPS)/group-test
 	  && $(BIN)/cmake --build $(BUILD)/stress-$$sanitizers \
 	  && $(BIN)/ctest --test-dir $(BUILD)/stress-$$sanitizers --output-on-failure -R 'stress|history' || exit 1; \
 	done
-	MESSAGECHANNEL_STRESS_FACTOR=$$((10 * $(STRESS))) $(BIN)/python -m pytest tests/test_stress.py
+	MESSAGECHANNEL_STRESS_FACTOR=$$((10 * $(STRESS))) $(BIN)/python -m pytest tests/test_stress.py tests/test_process_faults.py \
+	  tests/test_hostile_peer.py
 
 bench: $(STAMPS)/package $(STAMPS)/group-bench $(STAMPS)/build-tools
 	$(C_CONFIGURE) -B $(BUILD)/bench -DMESSAGECHANNEL_C_TESTS=OFF -DMESSAGECHANNEL_BENCH=ON

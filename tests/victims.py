@@ -28,7 +28,7 @@ fork = multiprocessing.get_context("fork")
 
 def start(target, *args):
     """Start a forked process."""
-    process = fork.Process(target=_run, args=(target, *args), daemon=True)
+    process = fork.Process(target=_run, args=(target, *args))
     with warnings.catch_warnings():
         # There are threads, which is what several tests are about.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -56,6 +56,7 @@ def victim(target, *args):
 
 def apart(function, *args, seconds=60.0):
     """Call a function in a forked process. What it raises fails the test, and so do a crash and a hang."""
+    faulthandler.dump_traceback_later(seconds + 2 * PATIENCE, exit=True)
     ours, theirs = fork.Pipe(False)
     process = start(_call_and_tell, theirs, seconds, function, args)
     theirs.close()
@@ -73,7 +74,9 @@ def apart(function, *args, seconds=60.0):
 
 
 def _call_and_tell(pipe, seconds, function, args):
-    faulthandler.dump_traceback_later(seconds, exit=True)
+    # Not by dump_traceback_later, which waits for a thread of the parent's. The signal ends the process afterwards.
+    faulthandler.register(signal.SIGALRM, chain=True)
+    signal.alarm(int(seconds))
     try:
         function(*args)
     except BaseException:

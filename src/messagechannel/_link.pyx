@@ -402,7 +402,7 @@ def reserve_descriptors(count):
         for _ in range(count - 1):
             descriptors.append(os.dup(descriptors[0]))
     except OSError as error:
-        raise OSError(error.errno, f"a transfer needs {count} descriptors for a moment: {error.strerror}; "
+        raise OSError(error.errno, f"{count} descriptors are needed for a moment: {error.strerror}; "
                       "close some, or raise the limit (ulimit -n)") from None
     finally:
         close_all(descriptors)
@@ -422,6 +422,8 @@ cdef Letter letter_taken(taken *t):
     PyMem_RawFree(t.descriptors)
     if t.error:
         # With what it came with it can't be rebuilt any more.
+        close_all(letter.descriptors)
+        letter.descriptors = []
         letter.tag = TAG_ERROR
         letter.payload = f"the message came with memory that can't be mapped: {os.strerror(t.error)}".encode()
     return letter

@@ -72,7 +72,10 @@ class Reactor:
         # Released when a source goes.
         self._lingers = allocate_lock()
         self._ended = False
+        # What had been sent when flush gave up: several who see to a process's exit call it.
+        self._given_up: list[object] | None = None
         self._exit_registered = False
+        self._fork_registered = False
 
     def start(self) -> None:
         """Start the thread, unless it runs: register will need nothing then that could be missing.
@@ -116,17 +119,20 @@ class Reactor:
     def flush(self) -> None:
         """Wait until all messages were sent that wait for room; give up after EXIT_PATIENCE without one."""
         end = monotonic() + EXIT_PATIENCE
-        before = None
+        before: list[object] | None = None
         while monotonic() < end:
             with self.lock:
                 sending = [source for source in self._sources.values() if source.is_sending()]
             if not sending:
                 return
             progress = [source.sent() for source in sending]
+            if progress == self._given_up:
+                return
             if progress != before:
                 before = progress
                 end = monotonic() + EXIT_PATIENCE
             sleep(0.002)
+        self._given_up = before
 
     def linger(self) -> None:
         """Wait until nobody listens for anything any more."""
@@ -165,7 +171,9 @@ class Reactor:
         util: Any = sys.modules.get("multiprocessing.util")
         if util is not None:
             util.Finalize(None, self.flush, exitpriority=10)
-            util.register_after_fork(self, Reactor._flush_at_exit_of_processes)
+            if not self._fork_registered:
+                util.register_after_fork(self, Reactor._flush_at_exit_of_processes)
+                self._fork_registered = True
 
     def _run(self, selector: selectors.BaseSelector) -> None:
         while not self._ended:
@@ -226,7 +234,9 @@ class Reactor:
             selector.close()
             self._bell.close()
             self._hears.close()
-        exit_registered = self._exit_registered
+        registered = self._exit_registered, self._fork_registered
         self.__init__()  # type: ignore[misc]
-        self._exit_registered = exit_registered
+        self._exit_registered, self._fork_registered = registered
+        # The parent may have had no multiprocessing yet when its reactor was started.
+        self._flush_at_exit_of_processes()
         return sources

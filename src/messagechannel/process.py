@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 _LAST_PATIENCE = 1.0
 
 
+# The most that starting a process takes, for a moment: multiprocessing's pipes, and the links of a few ports.
+_DESCRIPTORS = 40
+
+
 class RemoteTraceback(Exception):  # noqa: N818 - it is no error, but what shows one
     """The traceback, as text, of an exception that another process raised; the ``__cause__`` of its copy here."""
 
@@ -66,8 +70,11 @@ class ProcessContext:
     def start(self) -> None:
         """Start the process."""
         from messagechannel._far import call_later
+        from messagechannel._link import reserve_descriptors
 
         try:
+            # Before anything has departed; and multiprocessing leaves some open when it is short of others.
+            reserve_descriptors(_DESCRIPTORS)
             self._process.start()
         except BaseException:
             self._errors.close()

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "atoms.h"
+#include "shared_memory.h"
 
 /* What stands in front of a letter's parcel: the head, the segments, what is told of the ports. */
 typedef struct letter_head {
@@ -44,23 +45,49 @@ static void end_loan(void *argument)
     PyMem_RawFree(l);
 }
 
+/* How many segments are described at the beginning of what was taken; 0 for what is no letter, or no head of one. */
+static uint32_t count_segments(const taken *t)
+{
+    size_t length = (size_t)PyBytes_GET_SIZE(t->object);
+    letter_head head;
+    if (length < sizeof head)
+        return 0;
+    memcpy(&head, PyBytes_AS_STRING(t->object), sizeof head);
+    return head.segments <= (length - sizeof head) / sizeof(letter_segment) ? head.segments : 0;
+}
+
+static letter_segment get_segment(const taken *t, uint32_t i)
+{
+    letter_segment s;
+    memcpy(&s, PyBytes_AS_STRING(t->object) + sizeof(letter_head) + i * sizeof s, sizeof s);
+    return s;
+}
+
+/* Whether each of the new segments of a letter that is to be taken can be mapped; only a want of memory counts. */
+static int segments_have_room(const far_link *l, const link_message *m, const taken *t)
+{
+    uint32_t segments = count_segments(t), used = 0;
+    for (uint32_t i = 0; i < segments && used < m->count; i++) {
+        letter_segment s = get_segment(t, i);
+        if (!s.is_new || s.size > PTRDIFF_MAX)
+            continue;
+        void *address = shared_memory_map(l->descriptors[used++], (size_t)s.size);
+        if (address)
+            shared_memory_unmap(address, (size_t)s.size);
+        else if (errno == ENOMEM)
+            return 0;
+    }
+    return 1;
+}
+
 /* Borrows the segments of the letter that was just taken. Descriptors that go to them leave t->descriptors. */
 static void borrow_segments(far_link *l, taken *t)
 {
-    const unsigned char *payload = (const unsigned char *)PyBytes_AS_STRING(t->object);
-    size_t length = (size_t)PyBytes_GET_SIZE(t->object);
-    uint32_t used = 0;
-    letter_head head;
-    if (t->tag != TAG_LETTER || length < sizeof head)
-        return;
-    memcpy(&head, payload, sizeof head);
-    if (head.segments > (length - sizeof head) / sizeof(letter_segment))
-        return;
-    t->loans = PyMem_RawCalloc(head.segments + 1, sizeof *t->loans);
-    for (uint32_t i = 0; t->loans && i < head.segments && !t->error; i++) {
-        letter_segment s;
+    uint32_t segments = count_segments(t), used = 0;
+    t->loans = PyMem_RawCalloc(segments + 1, sizeof *t->loans);
+    for (uint32_t i = 0; t->loans && i < segments && !t->error; i++) {
+        letter_segment s = get_segment(t, i);
         loan *one = PyMem_RawMalloc(sizeof *one);
-        memcpy(&s, payload + sizeof head + i * sizeof s, sizeof s);
         if (!one || (s.is_new && used == t->count) || s.size > PTRDIFF_MAX) {
             t->error = one ? EPROTO : ENOMEM;
         } else {
@@ -87,6 +114,10 @@ static void borrow_segments(far_link *l, taken *t)
 static int take_message(far_link *l, const link_message *m, taken *t)
 {
     *t = (taken){.count = m->count, .tag = m->tag};
+    if (m->count && m->tag != TAG_LETTER) {
+        PyErr_SetString(PyExc_ValueError, "the other process has written a record with descriptors that it has no use for");
+        return 0;
+    }
     t->object = decode_atom(m->tag, m->payload, m->length);
     if (t->object && m->count) {
         t->descriptors = PyMem_RawMalloc(m->count * sizeof(int));
@@ -95,10 +126,17 @@ static int take_message(far_link *l, const link_message *m, taken *t)
             Py_CLEAR(t->object);
         }
     }
-    if (!t->object)
+    if (t->object && t->tag == TAG_LETTER && !segments_have_room(l, m, t)) {
+        PyErr_NoMemory();
+        Py_CLEAR(t->object);
+    }
+    if (!t->object) {
+        PyMem_RawFree(t->descriptors);
         return 0;
+    }
     link_take(l, m, t->descriptors);
-    borrow_segments(l, t);
+    if (t->tag == TAG_LETTER)
+        borrow_segments(l, t);
     return 1;
 }
 

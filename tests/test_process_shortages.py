@@ -1,0 +1,336 @@
+"""No descriptors, no memory: a clear error, the message stays where it was, and goes on when there is some again."""
+
+import contextlib
+import errno
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from messagechannel import MessageChannel, SharedBuffer, Worker
+from victims import PATIENCE, Footprint, apart, far_channel, seconds_to_close, until, victim
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and limits as Linux has them")
+
+BIG = 200_000
+
+
+@contextlib.contextmanager
+def limit(which, soft):
+    """Lower a limit of this process, which is to be one of its own."""
+    before = resource.getrlimit(which)
+    resource.setrlimit(which, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(which, before)
+
+
+@contextlib.contextmanager
+def descriptors_left(number):
+    """Have no more than so many descriptors to open."""
+    with limit(resource.RLIMIT_NOFILE, 256):
+        taken = []
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        for _ in range(number):
+            os.close(taken.pop())
+        try:
+            yield
+        finally:
+            for descriptor in taken:
+                os.close(descriptor)
+
+
+def refused():
+    """Expect an error that says what is to be done."""
+    return pytest.raises(OSError, match=r"\[Errno 24\].* descriptors.*ulimit -n")
+
+
+# ---- on the sending side ----
+
+
+def transfer_without_descriptors(left):
+    here, there = far_channel(capacity=3)
+    mine, yours = MessageChannel()
+    before = Footprint()
+    with descriptors_left(left):
+        for _ in range(5):
+            with refused():
+                here.post_message("with a port", [yours])
+            with refused():
+                here.send("with a port", [yours])
+    before.assert_same()
+    # It is the sender's as before.
+    yours.post_message("before")
+    assert mine.receive(PATIENCE) == "before"
+    assert len(there) == 0
+    # Nor has it taken room.
+    for _ in range(2):
+        here.send("filler", timeout=0)
+    here.send("with a port", [yours], timeout=0)
+    assert [there.receive(PATIENCE) for _ in range(2)] == ["filler"] * 2
+    (came,) = there.receive_event(PATIENCE).ports
+    came.post_message("after")
+    assert mine.receive(PATIENCE) == "after"
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_a_port_is_not_transferred_without_descriptors(left):
+    apart(transfer_without_descriptors, left)
+
+
+def first_link_without_descriptors(left):
+    # Nothing of the library's runs yet in this process.
+    from messagechannel import _far
+
+    mine, yours = MessageChannel()
+    # Modules that Python needs for a thread may be what is missing.
+    with descriptors_left(left), pytest.raises((OSError, ImportError)):
+        _far.depart(yours)
+    yours.post_message("still here")
+    assert mine.receive(PATIENCE) == "still here"
+    came = _far.arrive(*_far.depart(yours))
+    came.post_message("and there")
+    assert mine.receive(PATIENCE) == "and there"
+
+
+@pytest.mark.parametrize("left", range(7))
+def test_a_first_link_that_can_not_be_made_leaves_the_port(left):
+    apart(first_link_without_descriptors, left)
+
+
+def buffers_without_descriptors():
+    here, there = far_channel()
+    buffer = bytearray(BIG)
+    with descriptors_left(0):
+        with refused():
+            here.post_message(buffer, [buffer])
+        with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+            SharedBuffer(BIG)
+    assert len(buffer) == BIG
+    here.post_message(buffer, [buffer])
+    assert there.receive(PATIENCE) == bytes(BIG)
+    shared = SharedBuffer(BIG)
+    here.post_message(shared)
+    assert there.receive(PATIENCE).nbytes == BIG
+
+
+def test_a_buffer_stays_with_the_sender_without_descriptors():
+    apart(buffers_without_descriptors)
+
+
+def answer(port, other=None):
+    port.send("ready")
+    if other is not None:
+        other.send("ready, too")
+
+
+def start_workers_without_descriptors(start_method, left):
+    mine, yours = far_channel()
+    # What Python and multiprocessing open once and for all is open.
+    with Worker(answer, kind="process", start_method=start_method) as warm:
+        warm.join(PATIENCE)
+    del warm
+    before = Footprint()
+    with descriptors_left(left), refused():
+        Worker(answer, yours, kind="process", start_method=start_method)
+    before.assert_same()
+    worker = Worker(answer, yours, kind="process", start_method=start_method)
+    assert worker.receive(PATIENCE) == "ready"
+    assert mine.receive(PATIENCE) == "ready, too"
+    worker.join(PATIENCE)
+
+
+@pytest.mark.parametrize("left", [0, 3, 10])
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_a_worker_that_can_not_be_started_leaves_nothing(start_method, left):
+    apart(start_workers_without_descriptors, start_method, left)
+
+
+# ---- on the receiving side ----
+
+
+def receive_without_descriptors(how):
+    here, there = far_channel()
+    mine, yours = MessageChannel()
+    here.post_message("first")
+    here.post_message("with a port", [yours])
+    here.post_message("last")
+    assert there.receive(PATIENCE) == "first"
+    with descriptors_left(0):
+        # The reactor may have heard the descriptors before; if it has, there is nothing to miss.
+        if how == "closed":
+            here.close()
+        for _ in range(3):
+            with contextlib.suppress(OSError):
+                assert len(there) == 2
+                event = there.receive_event(PATIENCE)
+                break
+        else:
+            event = None
+    if event is None:
+        event = there.receive_event(PATIENCE)
+    assert event.data == "with a port"
+    event.ports[0].post_message("hello")
+    assert mine.receive(PATIENCE) == "hello"
+    assert there.receive(PATIENCE) == "last"
+    if how == "closed":
+        seconds_to_close(there)
+
+
+@pytest.mark.parametrize("how", ["open", "closed"])
+def test_a_message_stays_until_there_are_descriptors(how):
+    apart(receive_without_descriptors, how)
+
+
+def send_ports_when_told(port, go):
+    go.receive(PATIENCE)
+    ports = []
+    for number in range(20):
+        mine, yours = MessageChannel()
+        mine.post_message(number)
+        ports.append(mine)
+        port.post_message(number, [yours])
+    port.post_message("last")
+    go.post_message("sent")
+    with contextlib.suppress(Exception):
+        go.receive()
+
+
+def hear_without_descriptors(then):
+    here, there = MessageChannel()
+    go, gone = MessageChannel()
+    with victim(send_ports_when_told, there, gone) as process:
+        with descriptors_left(0):
+            go.post_message("go")
+            assert go.receive(PATIENCE) == "sent"
+            events = []
+            if then == "killed":
+                os.kill(process.pid, signal.SIGKILL)
+            for _ in range(3):
+                with refused():
+                    while True:
+                        events.append(here.receive_event(PATIENCE))
+                time.sleep(0.05)
+            # The end of the other channel gives some back.
+            assert len(events) < 5
+        events += [here.receive_event(PATIENCE) for _ in range(20 - len(events))]
+        assert [event.data for event in events] == list(range(20))
+        assert [event.ports[0].receive(PATIENCE) for event in events] == list(range(20))
+        assert here.receive(PATIENCE) == "last"
+        if then == "killed":
+            seconds_to_close(here)
+
+
+@pytest.mark.parametrize("then", ["alive", "killed"])
+def test_descriptors_wait_in_the_socket(then):
+    apart(hear_without_descriptors, then)
+
+
+def listen_without_descriptors():
+    here, there = MessageChannel()
+    go, gone = MessageChannel()
+    got, reported = [], []
+    sys.unraisablehook = lambda report: reported.append(report.exc_value)
+    here.onmessage = lambda event: got.append((event.data, event.ports))
+    # The threads that this needs are there.
+    warm = MessageChannel()
+    warm.port2.onmessage = lambda event: got.append(event.data)
+    warm.port1.post_message("warm")
+    until(lambda: got == ["warm"], "the dispatcher runs")
+    got.clear()
+    with victim(send_ports_when_told, there, gone):
+        with descriptors_left(0):
+            go.post_message("go")
+            assert go.receive(PATIENCE) == "sent"
+            until(lambda: reported, "it was reported")
+            assert not got
+        until(lambda: len(got) == 21, "everything was delivered")
+    assert [data for data, _ in got] == [*range(20), "last"]
+    assert [ports[0].receive(PATIENCE) for _, ports in got[:20]] == list(range(20))
+    assert all(error.errno == errno.EMFILE for error in reported)
+
+
+def test_listeners_get_later_what_there_were_no_descriptors_for():
+    apart(listen_without_descriptors)
+
+
+# ---- memory ----
+
+
+def no_memory_for_buffers():
+    here, there = far_channel(capacity=2)
+    buffer = bytearray(b"x") * (4 << 20)
+    # What a memfd obeys.
+    with limit(resource.RLIMIT_FSIZE, 1 << 20):
+        with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+            SharedBuffer(4 << 20)
+        # What was transferred waits here until there is memory.
+        here.post_message(buffer, [buffer])
+        here.post_message("behind it")
+        assert not buffer
+        with pytest.raises(TimeoutError):
+            there.receive(0.1)
+    came = there.receive(PATIENCE)
+    assert (len(came), bytes(came[:2])) == (4 << 20, b"xx")
+    assert there.receive(PATIENCE) == "behind it"
+
+
+def test_a_buffer_for_which_there_is_no_memory_waits():
+    apart(no_memory_for_buffers)
+
+
+def no_address_space():
+    here, there = far_channel()
+    buffer = bytearray(b"y") * (32 << 20)
+    here.post_message(buffer, [buffer])
+    with open("/proc/self/statm") as statm:
+        pages = int(statm.read().split()[0])
+    with limit(resource.RLIMIT_AS, pages * 4096 + (8 << 20)):
+        for _ in range(3):
+            with pytest.raises(MemoryError):
+                there.receive(PATIENCE)
+    came = there.receive(PATIENCE)
+    assert (len(came), bytes(came[-2:])) == (32 << 20, b"yy")
+
+
+def test_a_message_stays_until_there_is_memory_to_map_it():
+    apart(no_address_space)
+
+
+def no_memory_for_a_link():
+    mine, yours = MessageChannel()
+    from messagechannel import _far
+
+    far_channel()
+    with limit(resource.RLIMIT_FSIZE, 4096), pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+        _far.depart(yours)
+    yours.post_message("still here")
+    assert mine.receive(PATIENCE) == "still here"
+
+
+def test_a_port_stays_where_there_is_no_memory_for_its_link():
+    apart(no_memory_for_a_link)
+
+
+def test_a_thread_goes_on_when_descriptors_are_there_again():
+    def receive_when_it_can():
+        here, there = far_channel()
+        mine, yours = MessageChannel()
+        got = []
+        taker = threading.Thread(target=lambda: got.append(there.receive_event(PATIENCE)), daemon=True)
+        taker.start()
+        with descriptors_left(0), refused():
+            here.send(None, [yours])
+        here.send(None, [yours])
+        taker.join(PATIENCE)
+        got[0].ports[0].send("hello")
+        assert mine.receive(PATIENCE) == "hello"
+
+    apart(receive_when_it_can)
