@@ -5,6 +5,7 @@ import hashlib
 import multiprocessing
 import os
 import socket
+import threading
 import time
 
 import pytest
@@ -194,6 +195,27 @@ def test_storage_is_transferred_to_another_process(agent, kind, nbytes):
     assert agent.end().data["writable"]
     assert agent.do("content", "item") == digest(body)
     agent.do("drop", "item")
+
+
+def test_large_messages_of_many_threads_through_a_full_channel(agent):
+    """Those who wait for room in the memory and those who wait for messages to be taken look at the same word."""
+    here, there = MessageChannel(capacity=2)
+    agent.do("hold", "port", ports=[there])
+    senders, count, body = 4, 100, b"x" * 300_000
+    threads = [
+        threading.Thread(
+            target=lambda who=who: [here.send((who, number, body), timeout=PATIENCE) for number in range(count)],
+            daemon=True,
+        )
+        for who in range(senders)
+    ]
+    agent.begin("count", "port", senders * count)
+    for thread in threads:
+        thread.start()
+    assert agent.end().data == {who: list(range(count)) for who in range(senders)}
+    for thread in threads:
+        thread.join(PATIENCE)
+    here.close()
 
 
 TEXTS = {
