@@ -294,6 +294,11 @@ static void get_figures(const byte_ring *r, link_figures *f)
 void link_figures_in(const far_link *l, link_figures *f)
 {
     get_figures(link_ring_in(l), f);
+    /* It grows when somebody looks. */
+    if (f->published - f->taken > f->peak && f->published >= f->taken) {
+        f->peak = f->published - f->taken;
+        atomic_store_explicit(&link_ring_in(l)->peak, f->peak, memory_order_relaxed);
+    }
 }
 
 void link_figures_out(const far_link *l, link_figures *f)

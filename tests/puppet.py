@@ -107,11 +107,15 @@ class Puppet:
 
     def __init__(self):
         self.worker = Worker(serve, kind="process")
+        # Orders without an answer so far.
+        self.owed = 0
 
     def __getattr__(self, name):
         def obey(*arguments, transfer=()):
             self.worker.post_message((name, *arguments), transfer)
+            self.owed += 1
             event = self.worker.receive_event(GUARD)
+            self.owed -= 1
             return event.ports[0] if event.ports else event.data
 
         return obey
@@ -125,9 +129,12 @@ class Puppet:
     def order(self, name, *arguments):
         """Have something done, without waiting for it."""
         self.worker.post_message((name, *arguments))
+        self.owed += 1
 
     def answer(self):
-        return self.worker.receive(GUARD)
+        answer = self.worker.receive(GUARD)
+        self.owed -= 1
+        return answer
 
     def end(self):
         with contextlib.suppress(ChannelClosedError):

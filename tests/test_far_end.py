@@ -17,10 +17,19 @@ from puppet import Puppet
 
 
 @pytest.fixture(scope="module")
-def puppet():
-    made = Puppet()
+def puppets():
+    made = []
     yield made
-    made.end()
+    for puppet in made:
+        puppet.end()
+
+
+@pytest.fixture
+def puppet(puppets):
+    """A process that lasts for many tests, unless one leaves an order without an answer."""
+    if not puppets or puppets[-1].owed:
+        puppets.append(Puppet())
+    return puppets[-1]
 
 
 @pytest.fixture
@@ -200,6 +209,17 @@ def test_large_messages_wait_at_the_senders_side(puppet):
         for i in range(30):
             assert puppet.call("a", "receive", 5) == bytes([i]) * 1_000_000
             assert puppet.call("a", "receive", 5) == bytearray([i]) * 1_000_000
+
+
+def test_a_message_in_many_pieces_never_waits_for_room_that_is_there(puppet):
+    """The room may come in the very moment in which the sender finds none."""
+    port = puppet.far_end("a")
+    puppet.echo("a")
+    for i in range(300):
+        message = bytes([i % 256]) * (150_000 + 37_003 * (i % 17))
+        port.post_message(message)
+        assert port.receive(GUARD) == message
+    port.close()
 
 
 def test_what_was_posted_is_not_changed_by_what_the_sender_does_to_it_later(puppet):

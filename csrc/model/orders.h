@@ -16,6 +16,7 @@
 /* ring.h */
 #define CLOSED_TAIL SEQ_CST       /* ring_closed: load tail */
 /* none RELAXED                      ring_tail: load tail */
+/* none RELAXED                      ring_is_armed: load tail */
 /* none RELAXED                      ring_has_room: load credits */
 #define SWAP_TAIL SEQ_CST         /* ring_swap_tail: compare_exchange tail */
 #define SWAP_TAIL_FAILURE RELAXED /* ring_swap_tail: compare_exchange tail */
@@ -28,6 +29,7 @@
 #define POP_HEAD ACQUIRE          /* ring_pop: load head */
 #define POP_SLOT ACQUIRE          /* ring_pop: load slot */
 /* ring.c */
+/* none ACQUIRE                      ring_disarm: load tail */
 #define GET_SPARE ACQUIRE         /* segment_get: exchange spare */
 #define RESET_NEXT RELAXED        /* segment_get: store next */
 #define RESET_FIRST RELAXED       /* segment_get: store first */
@@ -79,7 +81,9 @@
 /* channel.c */
 /* none RELAXED                      channel_incref: fetch_add references */
 /* none ACQ_REL                      channel_decref: fetch_sub references */
-#define OFFER_CREDITS SEQ_CST     /* endpoint_offer_room: load credits */
+/* none RELAXED                      channel_decref: load transport */
+/* none RELEASE                      channel_connect: store transport */
+#define OFFER_CREDITS SEQ_CST     /* offer_room: load credits */
 /* none ACQ_REL                      channel_close: compare_exchange closed_by */
 /* none ACQUIRE                      channel_close: compare_exchange closed_by */
 /* parker.c */

@@ -9,7 +9,8 @@ import time
 from contextlib import nullcontext
 from importlib.metadata import version
 
-from messagechannel import MessageChannel, MessagePort, Worker
+from messagechannel import MessageChannel, Worker
+from messagechannel._drain import drain
 from messagechannel.examples import basic, multimessage
 from messagechannel.worker import KINDS
 
@@ -37,19 +38,10 @@ def _progress() -> AbstractContextManager[Any]:
     return progress
 
 
-def _drain(port: MessagePort[Any]) -> None:
-    channel_port = port.receive_event().ports[0]
-    expected = 0
-    for number in channel_port:
-        assert number == expected, f"message {number} arrived where {expected} was due"
-        expected += 1
-    port.post_message(expected)
-
-
 def measure(seconds: float, kind: Kind) -> float:
     """Return how many messages a second a thread posts and another `kind` receives, measured for about `seconds`."""
     port1, port2 = MessageChannel[int](capacity=64 * BATCH)
-    worker = Worker(_drain, kind=kind, name="drain")
+    worker = Worker(drain, kind=kind, name="drain")
     worker.post_message(None, transfer=[port2])
     begin = now = time.perf_counter()
     posted = 0

@@ -31,7 +31,8 @@ from messagechannel._transfer import DataCloneError
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref, channel_new,
-    endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_wake_all, far_link, link_abandon, link_attach, link_claim,
+    endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_wake_all, far_link, link_abandon, link_arm, link_attach,
+    link_claim,
     link_close_in, link_close_out, link_decref, link_end, link_ended, link_figures, link_figures_out,
     link_has_ended_there, link_has_news, link_hear, link_incref, link_is_armed, link_is_distrusted, link_is_reserved,
     link_new, link_reserve_in, link_restore, link_segment, link_set_figures, link_taken_before, link_waiting,
@@ -186,6 +187,9 @@ cdef class Far(Link):
                 # Whoever receives is told.
                 self.look_later()
             short = not link_ended(self._link)
+        if link_has_news(self._link):
+            # Goes beyond what is no message.
+            link_arm(self._link)
         if link_has_news(self._link) or not link_is_armed(self._link):
             # Also where somebody has taken meanwhile what the bell was about: whoever still waits is to arm again.
             tell(endpoint_pass_on(self.near()))

@@ -26,6 +26,8 @@ cdef class Dispatch:
     cdef list descriptors
     cdef uint32_t count
     cdef list owners
+    # The far side takes nothing any more.
+    cdef bint dropped
 
     cdef int snapshot(self) except -1
 
@@ -56,7 +58,7 @@ cdef class Link(Transport):
     cdef int _go_on(self) except? -100
     cdef bint _push(self, PyObject *item) except -1
     cdef Dispatch _write_down(self, Envelope envelope)
-    cdef int _send_now(self, Envelope envelope) except -1
+    cdef bint _send_now(self, Envelope envelope) except -1
 
 
 cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors, list owners)

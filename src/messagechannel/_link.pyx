@@ -484,8 +484,7 @@ cdef class Link(Transport):
             if parcel.size > SMALL or not is_plain(parcel):
                 if link_claim(self._link, self._backlog):
                     # Nobody else pumps, and nothing waits: the message goes as it is, uncopied.
-                    self._send_now(unopened(item))
-                    return not link_ended(self._link)
+                    return self._send_now(unopened(item))
                 parcel.snapshot()
                 return self._push(item)
             joined = b"".join(parcel.parts())
@@ -512,15 +511,16 @@ cdef class Link(Transport):
             self.pump()
         return True
 
-    cdef int _send_now(self, Envelope envelope) except -1:
-        """Send what is the first in line; this thread is the pump.
+    cdef bint _send_now(self, Envelope envelope) except -1:
+        """Send what is the first in line; this thread is the pump. False when it goes nowhere.
 
         :raises OSError: when there is no memory or no descriptor for that now, and all of it is the sender's still.
         :raises MemoryError: likewise.
         """
         cdef Parcel parcel = <Parcel>envelope.data
+        cdef Dispatch dispatch
         try:
-            self._dispatch = self._write_down(envelope)
+            self._dispatch = dispatch = self._write_down(envelope)
         except Exception:
             if parcel._transfer is None:
                 self.pump()
@@ -530,9 +530,9 @@ cdef class Link(Transport):
             self._held = envelope
             self._stalled = True
             self._try_again()
-            return 0
+            return True
         self.pump()
-        return 0
+        return not dispatch.dropped
 
     cdef size_t post_many(self, void **items, size_t n) except? 0:
         cdef link_piece pieces[CHUNK]
@@ -580,6 +580,8 @@ cdef class Link(Transport):
         cdef Envelope envelope
         while True:
             if link_ended(self._link):
+                if self._dispatch is not None:
+                    self._dispatch.dropped = True
                 self._dispatch = self._held = None
             if self._dispatch is None:
                 envelope = self._held
@@ -607,6 +609,7 @@ cdef class Link(Transport):
                     return 0
             outcome = self._go_on()
             if outcome == LINK_OK or outcome == LINK_GONE:
+                self._dispatch.dropped = outcome == LINK_GONE
                 self._dispatch = None
                 if outcome == LINK_GONE:
                     self._dropped()
