@@ -161,7 +161,7 @@ def mapped_bytes():
 
 
 def lies_in_shared_memory(view):
-    if view.readonly or not view.nbytes:
+    if view.readonly or view.nbytes == 0:
         return None
     address = ctypes.addressof(ctypes.c_char.from_buffer(view.cast("B")))
     return any(begin <= address < end for begin, end in memory_maps())
