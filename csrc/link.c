@@ -487,14 +487,29 @@ size_t link_send_descriptors(far_link *l, const int *descriptors, size_t n)
 bool link_arm_room(far_link *l)
 {
     spin_acquire(&l->writing);
+    /* The head that was too far back, not the one that is there now: what was released since then has rung no bell, and
+       there may be nothing more to release. */
+    bool armed = link_ended(l) || l->distrusted || byte_ring_arm_producer(&l->out);
+    if (!armed && byte_ring_look_at_head(&l->out) != BYTE_RING_OK) {
+        distrust(l);
+        armed = true;
+    }
+    spin_release(&l->writing);
+    return armed;
+}
+
+bool link_arm_credit(far_link *l)
+{
+    spin_acquire(&l->writing);
     bool armed = true;
     if (!link_ended(l) && !l->distrusted) {
-        /* The head that was found too far back, and no newer one: with that there may be room, and nobody would tell. */
-        armed = byte_ring_arm_producer(&l->out);
-        /* But the next call is to be about the newer one, for whoever waits for something else than bytes. */
-        if (!armed && byte_ring_look_at_head(&l->out) != BYTE_RING_OK) {
+        /* The head that is there now, whatever room it leaves; but for the pump it is still to be looked at. */
+        uint64_t seen = l->out.seen;
+        if (byte_ring_look_at_head(&l->out) == BYTE_RING_OK) {
+            armed = byte_ring_arm_producer(&l->out);
+            l->out.seen = seen;
+        } else {
             distrust(l);
-            armed = true;
         }
     }
     spin_release(&l->writing);

@@ -211,8 +211,10 @@ size_t link_longest(const far_link *l);
 /* Sends descriptors; returns how many went, fewer than `n` with errno set: EAGAIN, ETOOMANYREFS ... */
 size_t link_send_descriptors(far_link *l, const int *descriptors, size_t n);
 /* True: the next message that the other side takes, or its end, rings here, or there is an end already, of which all who
-   wait are told. False: look again. */
+   wait are told. False: look again. The first is for the pump, which has just found the ring full: false, when there is
+   more room by now. The second is for who waits until messages are taken, and looks at link_collect afterwards. */
 bool link_arm_room(far_link *l);
+bool link_arm_credit(far_link *l);
 /* Bytes that were ever written. */
 uint64_t link_written(far_link *l);
 /* Messages that the other side has taken since the last call; all that there are, once it takes no more. */

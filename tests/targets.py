@@ -309,6 +309,15 @@ def bounce(mesh, held, ports, name, count):
     return ("bounced",)
 
 
+def count(mesh, held, ports, name, number):
+    """Receive (who, number, ...) and return the numbers of everybody."""
+    numbers = {}
+    for _ in range(number):
+        who, own, *_ = held[name].receive(60)
+        numbers.setdefault(who, []).append(own)
+    return (numbers,)
+
+
 def make_shared(mesh, held, ports, nbytes):
     return (SharedBuffer(nbytes),)
 
@@ -335,6 +344,7 @@ COMMANDS = {
         send_back,
         use_descriptor,
         bounce,
+        count,
         make_shared,
     )
 }

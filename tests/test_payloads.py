@@ -5,6 +5,7 @@ import hashlib
 import multiprocessing
 import os
 import socket
+import threading
 import time
 
 import pytest
@@ -118,8 +119,9 @@ def test_a_view_keeps_the_memory_of_its_array(agent, np):
 
 
 def test_the_memory_is_given_back_when_the_last_array_over_it_is_gone(agent, np):
+    # A receiver unmaps what the sender has given back when it next takes something: so each look asks the agent first.
     agent.do("drop")
-    wait_until(lambda: targets.mapped_bytes() < 4 * MB and agent.do("shared_bytes") < 4 * MB)
+    wait_until(lambda: agent.do("shared_bytes") < 4 * MB and targets.mapped_bytes() < 4 * MB)
     mine = random_array(np, 8 * MB)
     names = [f"array {number}" for number in range(8)]
     for name in names:
@@ -130,7 +132,7 @@ def test_the_memory_is_given_back_when_the_last_array_over_it_is_gone(agent, np)
     wait_until(lambda: agent.do("shared_bytes") < 12 * MB)
     assert agent.do("content", names[0]) == digest(mine)
     agent.do("drop", names[0])
-    wait_until(lambda: targets.mapped_bytes() < 4 * MB and agent.do("shared_bytes") < 4 * MB)
+    wait_until(lambda: agent.do("shared_bytes") < 4 * MB and targets.mapped_bytes() < 4 * MB)
 
 
 def test_arrays_stream_both_ways(agent, np):
@@ -194,6 +196,27 @@ def test_storage_is_transferred_to_another_process(agent, kind, nbytes):
     assert agent.end().data["writable"]
     assert agent.do("content", "item") == digest(body)
     agent.do("drop", "item")
+
+
+def test_large_messages_of_many_threads_through_a_full_channel(agent):
+    """Those who wait for room in the memory and those who wait for messages to be taken look at the same word."""
+    here, there = MessageChannel(capacity=2)
+    agent.do("hold", "port", ports=[there])
+    senders, count, body = 4, 100, b"x" * 300_000
+    threads = [
+        threading.Thread(
+            target=lambda who=who: [here.send((who, number, body), timeout=PATIENCE) for number in range(count)],
+            daemon=True,
+        )
+        for who in range(senders)
+    ]
+    agent.begin("count", "port", senders * count)
+    for thread in threads:
+        thread.start()
+    assert agent.end().data == {who: list(range(count)) for who in range(senders)}
+    for thread in threads:
+        thread.join(PATIENCE)
+    here.close()
 
 
 TEXTS = {

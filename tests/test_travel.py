@@ -554,14 +554,19 @@ def test_a_port_as_an_argument_of_a_task_of_an_executor():
         future.result(GUARD)
 
 
-def test_a_port_through_a_manager(capfd):
+def test_a_port_to_a_manager_and_on():
+    """The manager has the port, and gives it to the first who asks."""
     with multiprocessing.get_context("spawn").Manager() as manager:
         shared = manager.list()
         here, there = MessageChannel()
-        with pytest.raises(TypeError, match="transfer list"):
-            shared.append(there)
-        here.post_message("still here")
-        assert there.receive(0) == "still here"
+        here.post_message("waits")
+        shared.append(there)
+        assert there.closed
+        back = shared.pop()
+        assert back.receive(GUARD) == "waits"
+        back.post_message("answer")
+        assert here.receive(GUARD) == "answer"
+        here.close()
 
 
 def test_a_port_that_nobody_unpickles_closes_its_channel():

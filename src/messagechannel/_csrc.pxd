@@ -129,6 +129,7 @@ cdef extern from "link.h" nogil:
     size_t link_send_descriptors(far_link *l, const int *descriptors, size_t n) noexcept
     int link_arm(far_link *l) noexcept
     bint link_arm_room(far_link *l) noexcept
+    bint link_arm_credit(far_link *l) noexcept
     uint64_t link_collect(far_link *l) noexcept
     void link_close_out(far_link *l) noexcept
     bint link_is_deaf(const far_link *l) noexcept

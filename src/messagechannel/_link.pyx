@@ -31,7 +31,8 @@ from messagechannel._transfer import DataCloneError
 from messagechannel._clone cimport Serialized
 from messagechannel._csrc cimport (
     LINK_CORRUPT, LINK_EMPTY, LINK_FIRST, LINK_FRAGMENT, LINK_GONE, LINK_LAST, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE,
-    LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link, link_arm_room, link_begin,
+    LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link, link_arm_credit, link_arm_room,
+    link_begin,
     link_claim, link_collect, link_decref, link_ended, link_figures, link_figures_in, link_figures_out, link_finish,
     link_id, link_is_deaf, link_is_reserved, link_lend_segment, link_longest, link_message, link_next, link_piece,
     link_post_many, link_recall_segment, link_send_descriptors, link_taken_before, link_trim, link_write, link_written,
@@ -716,7 +717,7 @@ cdef class Link(Transport):
 
     cdef bint arm_room(self) noexcept:
         # Where the far side takes no more there is nothing to wait for but the end, which all are told of.
-        return link_arm_room(self._link) or link_is_deaf(self._link)
+        return link_arm_credit(self._link) or link_is_deaf(self._link)
 
     cdef bint is_deaf(self) noexcept:
         return link_is_deaf(self._link)
