@@ -82,7 +82,7 @@ def test_class_has_a_docstring(cls):
         ("MessageChannel", "(*, capacity=None, copy=True)"),
         ("Event", "(type, *, cancelable=False)"),
         ("MessageEvent", "(type, *, data=None, origin='', last_event_id='', source=None, ports=())"),
-        ("ErrorEvent", "(type, *, message='', error=None)"),
+        ("ErrorEvent", "(type, *, message='', error=None, traceback='')"),
         ("structured_clone", "(value, *, transfer=())"),
         ("wait", "(ports, timeout=None)"),
     ],
@@ -116,7 +116,7 @@ def test_signature_of_a_method_of_a_port(name, signature):
 
 def test_worker_names_its_parameters():
     parameters = inspect.signature(messagechannel.Worker).parameters
-    assert list(parameters) == ["target", "args", "kind", "name"]
+    assert list(parameters) == ["target", "args", "kind", "name", "start_method"]
     assert parameters["args"].kind is inspect.Parameter.VAR_POSITIONAL
     assert parameters["kind"].kind is inspect.Parameter.KEYWORD_ONLY
     assert parameters["kind"].default == "thread"
