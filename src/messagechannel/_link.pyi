@@ -1,22 +1,21 @@
 from collections.abc import Callable
 from typing import Any, final
 
-from typing_extensions import Self
+from typing_extensions import disjoint_base
 
 from messagechannel._transport import Envelope, Sealed, Transport
 
 @final
 class Letter(Sealed):
-    @classmethod
-    def make(cls, tag: int, payload: bytes, descriptors: list[int]) -> Self: ...
+    @staticmethod
+    def make(tag: int, payload: bytes, descriptors: list[int]) -> Letter: ...
     def as_tuple(self) -> tuple[int, bytes, list[int]]: ...
 
 @final
 class Dispatch: ...
 
+@disjoint_base
 class Link(Transport):
-    @property
-    def mischief(self) -> str | None: ...
     def pump(self) -> int: ...
     def sent(self) -> int: ...
     def trim(self, before: int) -> bool: ...
