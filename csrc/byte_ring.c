@@ -92,10 +92,10 @@ uint32_t byte_ring_room(byte_ring_end *e, uint32_t wanted)
 bool byte_ring_arm_producer(byte_ring_end *e)
 {
     uint64_t head = e->seen;
-    /* Relaxed, both ways: whether the head is still the one that was too far back is about this word alone, and
-       byte_ring_reserve looks at it again. */
+    /* Whether the head is still the one that was too far back is about this word alone, and byte_ring_reserve looks at it
+       again. Acquire: who waits for messages to be taken looks at `taken` next, which may have grown without the head. */
     bool armed = atomic_compare_exchange_strong_explicit(&e->ring->head, &head, head | BYTE_RING_SLEEPS,
-                                                         memory_order_relaxed, memory_order_relaxed);
+                                                         memory_order_acquire, memory_order_relaxed);
     BYTE_RING_STEP(HEAD_ARMED);
     return armed || head == (e->seen | BYTE_RING_SLEEPS);
 }

@@ -104,7 +104,7 @@ static size_t collect(transport *t)
 
 static bool arm_room(transport *t)
 {
-    return link_arm_room((far_link *)t);
+    return link_arm_credit((far_link *)t);
 }
 
 static bool is_deaf(const transport *t)
@@ -503,14 +503,13 @@ bool link_arm_credit(far_link *l)
     spin_acquire(&l->writing);
     bool armed = true;
     if (!link_ended(l) && !l->distrusted) {
-        /* The head that is there now, whatever room it leaves; but for the pump it is still to be looked at. */
-        uint64_t seen = l->out.seen;
-        if (byte_ring_look_at_head(&l->out) == BYTE_RING_OK) {
-            armed = byte_ring_arm_producer(&l->out);
-            l->out.seen = seen;
-        } else {
+        /* The head that is there now, whatever room it leaves. A copy, because `seen` is what the pump found too far back:
+           if it moved on here, the pump would take the room that it has not looked at for none. */
+        byte_ring_end now = l->out;
+        if (byte_ring_look_at_head(&now) == BYTE_RING_OK)
+            armed = byte_ring_arm_producer(&now);
+        else
             distrust(l);
-        }
     }
     spin_release(&l->writing);
     return armed;

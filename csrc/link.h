@@ -108,6 +108,8 @@ typedef struct far_link {
     int socket, memory;
 
     spin_lock writing;
+    /* out.seen moves on only where a record is written, or found to have no room, and in link_arm_room: so what the pump
+       arms is the head that it found too far back, whoever else looks at the head meanwhile. */
     byte_ring_end out;
     /* How many of the messages that the other side has taken were turned into room. */
     uint64_t credited;
@@ -212,7 +214,8 @@ size_t link_longest(const far_link *l);
 size_t link_send_descriptors(far_link *l, const int *descriptors, size_t n);
 /* True: the next message that the other side takes, or its end, rings here, or there is an end already, of which all who
    wait are told. False: look again. The first is for the pump, which has just found the ring full: false, when there is
-   more room by now. The second is for who waits until messages are taken, and looks at link_collect afterwards. */
+   more room by now. The second is for who waits until messages are taken, and looks at link_collect afterwards; it tells
+   nothing of room, and the pump finds that as it was. */
 bool link_arm_room(far_link *l);
 bool link_arm_credit(far_link *l);
 /* Bytes that were ever written. */

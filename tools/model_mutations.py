@@ -315,6 +315,17 @@ HARMFUL: dict[str, tuple[tuple[str, ...], Replacements]] = {
             ),
         ),
     ),
+    "bytes: watched and seen": (
+        ("bytes-watch",),
+        (
+            (
+                BYTES,
+                "            load(HEAD, BYTES_HEAD);\n            arm(HEAD, OLDEST(HEAD)",
+                "            load(HEAD, BYTES_HEAD);\n            seen = OLDEST(HEAD).position;\n"
+                "            arm(HEAD, OLDEST(HEAD)",
+            ),
+        ),
+    ),
     "bytes: no bell for room": (
         ("bytes",),
         (
@@ -341,7 +352,7 @@ HARMFUL: dict[str, tuple[tuple[str, ...], Replacements]] = {
     ),
     "bytes: asleep with records to give": (
         ("bytes",),
-        ((BYTES, "            publish();\n            atomic { arm(HEAD", "            atomic { arm(HEAD"),),
+        ((BYTES, "            publish();\n            watch_head();", "            watch_head();"),),
     ),
     "bytes: nothing read after a death": (
         ("bytes-death",),

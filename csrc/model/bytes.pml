@@ -5,6 +5,8 @@
  *     CLOSE_EARLY   the consumer may close at any moment
  *     DEATHS        one of the two may die at any moment, or neither
  *     HASTY         sleeps that may end without a bell
+ *     WATCHES       times that another thread of the producer's process asks for a bell, to wait for something else that
+ *                   the consumer does (csrc/link.h, link_arm_credit)
  *
  * Memory: as in memory.h, but of two words.  A word has a history, from the value that its reader saw last to the newest.
  * A load reads any of these, a swap the newest.  With a value come the facts that a release stored with it: which records
@@ -30,7 +32,7 @@ history word[2];
 byte bytes[ROOM]; /* which record is there, from 1 on */
 byte published;
 bool bell[2], closed[2], killed[2], gone[2], closed_early;
-byte hasty = HASTY;
+byte hasty = HASTY, watches = WATCHES;
 byte i;
 
 #define OLDEST(w) word[w].at[0]
@@ -142,6 +144,20 @@ inline publish()
     ring_bell(CONSUMER)
 }
 
+/* Whoever does it has the producer's lock. It leaves alone what the producer has seen. */
+inline watch_head()
+{
+    do
+    :: watches > 0 ->
+        atomic {
+            watches--;
+            load(HEAD, BYTES_HEAD);
+            arm(HEAD, OLDEST(HEAD).position, BYTES_ARM_HEAD & BYTES_ARM_HEAD_FAILURE)
+        }
+    :: break
+    od
+}
+
 /* ended: nobody will give back room any more. */
 inline wait_for_room()
 {
@@ -153,6 +169,7 @@ inline wait_for_room()
         :: position - seen < ROOM -> break
         :: else ->
             publish();
+            watch_head();
             atomic { arm(HEAD, seen, BYTES_ARM_HEAD & BYTES_ARM_HEAD_FAILURE) };
             if
             :: armed -> sleep(PRODUCER, CONSUMER)

@@ -108,7 +108,7 @@
 /* none ACQUIRE                      byte_ring_waiting: load head */
 /* none ACQUIRE                      byte_ring_waiting: load tail */
 #define BYTES_HEAD ACQUIRE        /* byte_ring_look_at_head: load head */
-#define BYTES_ARM_HEAD RELAXED    /* byte_ring_arm_producer: compare_exchange head */
+#define BYTES_ARM_HEAD ACQUIRE    /* byte_ring_arm_producer: compare_exchange head */
 #define BYTES_ARM_HEAD_FAILURE RELAXED /* byte_ring_arm_producer: compare_exchange head */
 #define BYTES_TAIL ACQUIRE        /* byte_ring_look_at_tail: load tail */
 /* none RELAXED                      byte_ring_look_at_tail: load peak */
