@@ -325,7 +325,7 @@ def test_an_exception_in_a_close_listener_goes_to_the_loops_exception_handler(lo
     async def main(tasks):
         channel.port2.onclose = lambda event: 1 / 0
         channel.port1.close()
-        await settle()
+        await tasks.turn_until(lambda: contexts)
 
     run(loop_name, main, errors=contexts)
     assert [type(context["exception"]) for context in contexts] == [ZeroDivisionError]
