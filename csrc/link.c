@@ -728,9 +728,8 @@ static int hear(far_link *l)
                 return LINK_TROUBLE;
             }
             for (size_t i = 0; i < n; i++) {
-#if !MSG_CMSG_CLOEXEC
-                fcntl(descriptors[i], F_SETFD, FD_CLOEXEC);
-#endif
+                if (!MSG_CMSG_CLOEXEC)
+                    fcntl(descriptors[i], F_SETFD, FD_CLOEXEC);
                 l->descriptors[l->descriptor_count++] = descriptors[i];
             }
         }

@@ -10,7 +10,7 @@ import weakref
 
 import pytest
 
-from ends import MessageChannel, is_far, local
+from ends import MessageChannel, eventually, is_far, local
 from messagechannel import ChannelClosedError
 
 
@@ -229,7 +229,32 @@ def test_a_task_that_is_forgotten_with_its_loop_does_not_hold_its_port():
     del task, port2
     gc.collect()
     gc.collect()
-    assert port1.closed
+    assert eventually(lambda: port1.closed)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="counts descriptors in /proc")
+def test_a_port_in_a_message_that_is_garbage_in_a_cycle_is_closed():
+    """The garbage collector must not take apart what has descriptors to close."""
+
+    def descriptors():
+        return len(os.listdir("/proc/self/fd"))
+
+    before = descriptors()
+    for _ in range(10):
+        port1, port2 = MessageChannel()
+        peer, port = MessageChannel()
+        port1.post_message(None, transfer=[port])
+        port1.close()
+        assert eventually(lambda port2=port2: port2.closed)
+        # The port is younger than its messages, so that these are seen to first.
+        near, far = MessageChannel()
+        near.post_message(None, transfer=[port2])
+        moved = far.receive_event().ports[0]
+        cycle = [moved]
+        cycle.append(cycle)
+        del port1, port2, peer, port, near, far, moved, cycle
+        gc.collect()
+    assert eventually(lambda: descriptors() <= before + 4)
 
 
 @local("each would need two descriptors")

@@ -66,14 +66,13 @@ def test_the_event_of_a_message(loop_name, channel):
 
 
 def test_a_listener_never_runs_inside_post_message(loop_name, channel):
-    calls = []
+    collector = Collector()
 
     async def main(tasks):
-        channel.port2.onmessage = lambda event: calls.append(event.data)
+        channel.port2.onmessage = collector
         channel.port1.post_message("x")
-        assert calls == []
-        await settle()
-        assert calls == ["x"]
+        assert collector.data == []
+        assert await collector.turn_until(1, tasks) == ["x"]
 
     run(loop_name, main)
 
@@ -321,11 +320,16 @@ def test_an_exception_goes_to_the_loops_exception_handler_and_stops_neither_list
 
 def test_an_exception_in_a_close_listener_goes_to_the_loops_exception_handler(loop_name, channel):
     contexts = []
+    collector = Collector()
+
+    def listener(event):
+        collector(event)
+        raise ZeroDivisionError
 
     async def main(tasks):
-        channel.port2.onclose = lambda event: 1 / 0
+        channel.port2.onclose = listener
         channel.port1.close()
-        await settle()
+        await collector.turn_until(1, tasks)
 
     run(loop_name, main, errors=contexts)
     assert [type(context["exception"]) for context in contexts] == [ZeroDivisionError]
@@ -784,11 +788,16 @@ def test_the_close_event_comes_after_async_for_has_drained_the_queue(loop_name, 
 def test_errors_do_not_reach_the_unraisable_hook(loop_name, channel, monkeypatch):
     unraisable = Unraisable(monkeypatch)
     contexts = []
+    collector = Collector()
+
+    def listener(event):
+        collector(event)
+        raise ZeroDivisionError
 
     async def main(tasks):
-        channel.port2.onmessage = lambda event: 1 / 0
+        channel.port2.onmessage = listener
         channel.port1.post_message("x")
-        await settle()
+        await collector.turn_until(1, tasks)
 
     run(loop_name, main, errors=contexts)
     assert len(contexts) == 1

@@ -147,6 +147,8 @@ def set_travel(depart, arrive):
     _arrive = arrive
 
 
+# The garbage collector would take the descriptors away before they are closed, and nothing in here leads back.
+@cython.no_gc
 @cython.final
 cdef class Letter(Sealed):
     """A message in the form that it has between processes, with what came with it. It is opened once, or sent on."""

@@ -9,8 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from _thread import get_ident
-from functools import partial
-from weakref import ref
+from _weakref import ref
 
 from messagechannel._core import MessagePort, set_reduction
 
@@ -64,7 +63,7 @@ def _close_when_started(spawning: ref[Any], descriptors: list[int], patience: fl
     if popen is None or hasattr(popen, "pid") or patience <= 0:
         close_all(descriptors)
     else:
-        call_later(_LOOK_SECONDS, partial(_close_when_started, spawning, descriptors, patience - _LOOK_SECONDS))
+        call_later(_LOOK_SECONDS, lambda: _close_when_started(spawning, descriptors, patience - _LOOK_SECONDS))
 
 
 # ---- processes that are forked ----
