@@ -642,7 +642,7 @@ void link_recall_segment(far_link *l, int number, size_t size)
 
 bool link_trim(far_link *l, int64_t before)
 {
-    bool left = false;
+    bool left = false, dropped = false;
     for (unsigned i = 0; i < LINK_SEGMENTS; i++) {
         link_segment *s = &l->outgoing[i];
         if (!s->address)
@@ -654,6 +654,14 @@ bool link_trim(far_link *l, int64_t before)
         /* The other side lets go of it when it comes to that record. */
         shared_memory_discard(s->address, s->size);
         unmap_segment(s);
+        dropped = true;
+    }
+    if (dropped) {
+        /* Also where nobody there waits for a message. */
+        spin_acquire(&l->writing);
+        if (!link_ended(l))
+            ring_bell(l);
+        spin_release(&l->writing);
     }
     return left;
 }
