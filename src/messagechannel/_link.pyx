@@ -25,8 +25,8 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 import os
-import marshal
 
+from messagechannel._fields import Fields, Reader
 from messagechannel._transfer import DataCloneError
 
 from messagechannel._clone cimport Serialized
@@ -245,18 +245,25 @@ cdef object atom_of(uint8_t tag, object content):
         PyBuffer_Release(&view)
 
 
-cdef list states_of(bytes marshalled):
+cdef bytes told_of_ports(list departed):
     """Return what a letter says of its ports: for each a state, and how many descriptors belong to it."""
-    if not marshalled:
-        return []
+    fields = Fields()
+    for state, own in departed:
+        fields.block(state)
+        fields.numbers(len(own))
+    return fields.join()
+
+
+cdef list states_of(bytes told):
+    """Return the states and the numbers that :func:`told_of_ports` was given."""
+    states = []
+    read = Reader(told)
     try:
-        states = marshal.loads(marshalled)
-        for state, count in states:
-            if type(state) is not bytes or type(count) is not int or count < 0:
-                raise ValueError("not a state and a number")
-    except (ValueError, TypeError, EOFError) as error:
+        while not read.at_end():
+            states.append((read.block(), read.number(MOST_DESCRIPTORS)))
+    except ValueError as error:
         raise ValueError(f"the other process has written a letter whose ports are none: {error}") from None
-    return list(states)
+    return states
 
 
 cdef int close_all(list descriptors) except -1:
@@ -374,7 +381,7 @@ cdef tuple write_down(object data, Link carrier):
     for port in parcel.ports[len(parcel.departed):]:
         state, own = _depart(port)
         parcel.departed.append((state, [Descriptor(fd) for fd in own]))
-    states = marshal.dumps([(state, len(own)) for state, own in parcel.departed])
+    states = told_of_ports(parcel.departed)
     own = [descriptor for _, own in parcel.departed for descriptor in own] + parcel.descriptors
     return write_letter(parcel, parcel.big, states, TAG_PICKLE, parcel.parts(), parcel.size, own, carrier)
 
