@@ -200,7 +200,7 @@ def receive_without_descriptors(how):
             here.close()
         for _ in range(3):
             with contextlib.suppress(OSError):
-                assert len(there) == 2
+                until(lambda: len(there) == 2, "both wait")
                 event = there.receive_event(PATIENCE)
                 break
         else:
