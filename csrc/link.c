@@ -583,7 +583,7 @@ static void add(_Atomic(uint64_t) *number, uint64_t more)
 }
 
 /* The pooled segment that fits, or the one to put another in place of; NULL where all are lent, or would be larger in all
-   than LINK_BUDGET. */
+   than LINK_KEPT. */
 static link_segment *choose_segment(far_link *l, size_t size)
 {
     _Atomic(uint32_t) *lent = l->header->lent[l->side ^ 1];
@@ -600,7 +600,7 @@ static link_segment *choose_segment(far_link *l, size_t size)
         if (!chosen || (!s->address && chosen->address))
             chosen = s;
     }
-    return chosen && pooled - chosen->size + size <= LINK_BUDGET ? chosen : NULL;
+    return chosen && pooled - chosen->size + size <= LINK_KEPT ? chosen : NULL;
 }
 
 int link_lend_segment(far_link *l, size_t size, void **address, int *descriptor)

@@ -36,7 +36,7 @@
 #define LINK_RING_BYTES ((size_t)128 * 1024)
 #define LINK_HEADER_BYTES ((size_t)4096)
 #define LINK_MAGIC UINT64_C(0x6d63686c696e6b31)
-/* Segments that a direction keeps for reuse, of LINK_BUDGET bytes in all. Instead of the number of one, a message may
+/* Segments that a direction keeps for reuse, of LINK_KEPT bytes in all. Instead of the number of one, a message may
    have LINK_ONCE, for a segment that is used once, or LINK_INLINE, for bytes that are in the message itself. */
 #define LINK_SEGMENTS 4u
 #define LINK_ONCE LINK_SEGMENTS
@@ -44,6 +44,8 @@
 /* Bytes of a direction's segments that are on their way: lent, and not yet taken by the receiver. To copy so much takes a
    hundred times as long as to wake somebody, so that a stream of large messages does not stop and go. */
 #define LINK_BUDGET ((size_t)64 << 20)
+/* One that is on its way, and one that the receiver still uses: new pages cost more than to copy what goes into them. */
+#define LINK_KEPT (2 * LINK_BUDGET)
 /* Descriptors that one byte of the socket carries; the kernel's limit is 253. */
 #define LINK_DESCRIPTORS 128u
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 
 import pytest
 
@@ -659,3 +660,32 @@ def test_event_target_can_be_subclassed():
 
 def test_a_port_is_an_event_target():
     assert isinstance(MessageChannel().port1, EventTarget)
+
+
+def test_listeners_that_a_destructor_adds_while_another_is_added():
+    """Where an allocation may run the garbage collector, that may run anything, in the middle of anything."""
+    calls = []
+
+    class Adds:
+        def __init__(self, target):
+            self.cycle, self.target = self, target
+
+        def __del__(self):
+            self.target.add_event_listener("x", lambda event: calls.append("destructor"))
+
+    before = gc.get_threshold()
+    gc.collect()
+    try:
+        for allocations in range(1, 60):
+            gc.set_threshold(100_000)
+            target = EventTarget()
+            target.add_event_listener("x", lambda event: calls.append("first"))
+            Adds(target)
+            gc.set_threshold(gc.get_count()[0] + allocations)
+            target.add_event_listener("x", lambda event: calls.append("second"))
+            gc.collect()
+            target.dispatch_event(Event("x"))
+            assert sorted(calls) == ["destructor", "first", "second"]
+            calls.clear()
+    finally:
+        gc.set_threshold(*before)

@@ -143,9 +143,9 @@ static void test_no_more_is_under_way_than_may_be(void)
     drop_pair(p);
 }
 
-static void test_no_more_is_kept_for_reuse_than_may_be_under_way(void)
+static void test_no_more_is_kept_for_reuse_than_may_be(void)
 {
-    const size_t half = LINK_BUDGET / 2;
+    const size_t half = LINK_KEPT / 2;
     pair p = new_pair();
     int one = lend(p.here, half), two = lend(p.here, half);
     CHECK(one != LINK_ONCE && two != LINK_ONCE && one != two);
@@ -154,7 +154,7 @@ static void test_no_more_is_kept_for_reuse_than_may_be_under_way(void)
     give_back(p.there, two);
     CHECK(lend(p.here, half - 1) == two && lend(p.here, half - 1) == LINK_ONCE);
     give_back(p.there, two);
-    CHECK(lend(p.here, LINK_BUDGET) == LINK_ONCE);
+    CHECK(lend(p.here, LINK_KEPT) == LINK_ONCE);
     drop_pair(p);
 }
 
@@ -163,6 +163,6 @@ int main(void)
     test_the_pump_does_not_sleep_on_room_that_a_waiting_sender_saw();
     test_a_full_ring_is_armed_for_the_pump_and_for_a_waiting_sender();
     test_no_more_is_under_way_than_may_be();
-    test_no_more_is_kept_for_reuse_than_may_be_under_way();
+    test_no_more_is_kept_for_reuse_than_may_be();
     return 0;
 }

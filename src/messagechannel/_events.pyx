@@ -259,20 +259,22 @@ cdef class EventTarget:
         return () if registrations is None else registrations.get(type, ())
 
     cdef bint _replace(self, str type, tuple present, tuple wanted) except -1:
-        """Make `wanted` the listeners of a type; False when they are no longer `present`, so that one looks again."""
-        cdef dict registrations, former
+        """Make `wanted` the listeners of a type; False when others have changed meanwhile, so that one looks again."""
+        cdef dict former = self._all_listeners()
+        cdef dict registrations = {} if former is None else former.copy()
         cdef uint32_t heard = 0
+        if registrations.get(type, ()) is not present:
+            return False
+        if wanted:
+            registrations[type] = wanted
+        else:
+            del registrations[type]
+        for name in registrations:
+            heard |= hears(name)
         with cython.critical_section(self):
-            former = self._registrations
-            registrations = {} if former is None else former.copy()
-            if registrations.get(type, ()) is not present:
+            # Nothing is allocated from here on: the garbage collector would let other threads in, GIL or not.
+            if self._registrations is not former:
                 return False
-            if wanted:
-                registrations[type] = wanted
-            else:
-                del registrations[type]
-            for name in registrations:
-                heard |= hears(name)
             self._registrations = registrations
             self._heard = heard
         return True

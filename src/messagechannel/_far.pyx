@@ -347,11 +347,12 @@ cdef class Far(Link):
             return 0
         channel_incref(c)
         try:
+            # First, so that nobody there takes the room of what is brought in for room to send into.
+            link_close_in(self._link)
             try:
                 self._bring_in()
             finally:
                 # What could not be brought in is lost.
-                link_close_in(self._link)
                 self._closing = True
                 own = link_claim(self._link, self._backlog)
                 close_channel(c, self._side)

@@ -25,6 +25,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 import os
+from time import sleep
 
 from messagechannel._fields import Fields, Reader
 from messagechannel._transfer import DataCloneError
@@ -114,6 +115,9 @@ cdef enum:
     DESCRIPTORS_OF_A_PORT = 4
     # What a record has room to count.
     MOST_DESCRIPTORS = 65535
+
+# How long a receiver that is awake needs at most to take a message, in seconds.
+TAKING_SECONDS = 0.0001
 
 # What may be better in a moment.
 _shortages = (EMFILE, ENFILE, ENOMEM, ENOSPC, EFBIG)
@@ -628,6 +632,10 @@ cdef class Link(Transport):
         cdef Dispatch dispatch
         try:
             dispatch = self._write_down(envelope)
+            if dispatch is None:
+                # A receiver that is about to take what is under way is there sooner than a copy for later is made.
+                sleep(TAKING_SECONDS)
+                dispatch = self._write_down(envelope)
         except Exception:
             if parcel._transfer is None:
                 self.pump()
