@@ -26,6 +26,8 @@ FIRST = 1000
 KIBIBYTE = bytes(range(256)) * 4
 # Pickle writes one object only once, however often a list has it.
 KIBIBYTES = [bytes([i]) + KIBIBYTE[1:] for i in range(BATCH)]
+# 8 MiB, as one thing and as many.
+LARGE = {"bytes": KIBIBYTE * 8192, "bytes in a list": [bytes([i]) + KIBIBYTE * 32 for i in range(256)]}
 ROUND_TRIPS = 1_000
 PAUSED_ROUND_TRIPS = 50
 PAUSE = 0.001
@@ -152,6 +154,21 @@ def round_trips_with_pauses(end):
     return elapsed / PAUSED_ROUND_TRIPS
 
 
+def large_round_trips(message, end):
+    """Send it there and back; return the milliseconds of one way."""
+    count = 4
+    end.put(("echo", count))
+    assert end.take() == "ready"
+    begin = time.perf_counter_ns()
+    for _ in range(count):
+        end.put(message)
+        answer = end.take()
+    elapsed = time.perf_counter_ns() - begin
+    assert len(answer) == len(message)
+    assert end.take() == "echoed"
+    return elapsed / (2 * count) / 1e6
+
+
 def arrays(array, count, end):
     """Send one array so often, changed each time."""
 
@@ -222,6 +239,19 @@ def test_round_trip_with_pauses(compare, connected):
         {},
         rounds=9,
         unit="ns a round trip",
+    )
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_large_messages(compare, connected, what):
+    measured = {"send / receive": peers.ours} | {name: PYTHON_PEERS[name] for name in ("Pipe", "SimpleQueue", "pyzmq")}
+    compare(
+        f"8 MiB of {what} to another process",
+        connected(measured, partial(large_round_trips, LARGE[what])),
+        # Small parts are copied by pickle, whoever sends them.
+        dict.fromkeys(["Pipe", "SimpleQueue"], 2 if what == "bytes" else 1.0),
+        rounds=7,
+        unit="ms",
     )
 
 

@@ -219,15 +219,18 @@ static void unmap_segment(link_segment *s)
     *s = (link_segment){.descriptor = -1};
 }
 
-/* Closes descriptors whose messages nobody takes any more, and those of segments, of which objects need but the memory.
-   The link has ended, so nobody else looks at them. */
+/* Closes descriptors whose messages nobody takes any more, and gives segments back; of those that objects are over only
+   the descriptors, and the last of the objects does the rest. `reading` is held, or the link is nobody's any more. */
 static void close_rest(far_link *l)
 {
     while (l->descriptor_count)
         close(l->descriptors[--l->descriptor_count]);
     for (unsigned i = 0; i < LINK_SEGMENTS; i++) {
-        close_kept(l->incoming[i].descriptor);
-        l->incoming[i].descriptor = -1;
+        link_segment *s = &l->incoming[i];
+        if (!s->held)
+            unmap_segment(s);
+        close_kept(s->descriptor);
+        s->descriptor = -1;
     }
 }
 
@@ -236,10 +239,7 @@ void link_decref(far_link *l)
     if (atomic_fetch_sub_explicit(&l->references, 1, memory_order_acq_rel) != 1)
         return;
     link_end(l, NULL);
-    for (unsigned i = 0; i < LINK_SEGMENTS; i++) {
-        unmap_segment(&l->outgoing[i]);
-        unmap_segment(&l->incoming[i]);
-    }
+    link_drop_segments(l);
     close_rest(l);
     free(l->descriptors);
     free(l->partial);
@@ -254,6 +254,8 @@ bool link_end(far_link *l, int fds[2])
     spin_acquire(&l->reading);
     int ends[2] = {l->socket, l->memory};
     l->socket = l->memory = -1;
+    if (ends[0] >= 0 && !fds)
+        close_rest(l);
     spin_release(&l->reading);
     spin_release(&l->writing);
     if (ends[0] < 0)
@@ -264,7 +266,6 @@ bool link_end(far_link *l, int fds[2])
     } else {
         close(ends[0]);
         close(ends[1]);
-        close_rest(l);
     }
     return true;
 }
@@ -550,51 +551,90 @@ void link_close_out(far_link *l)
 
 /* ---- segments of the sender ---- */
 
-int link_lend_segment(far_link *l, size_t size, void **address, int *descriptor)
+/* Whether it is there, and not much too large. */
+static bool segment_fits(const link_segment *s, size_t size)
+{
+    return s->address && s->size >= size && s->size / 4 <= size;
+}
+
+bool link_may_lend(far_link *l, size_t size)
+{
+    bool may = true;
+    spin_acquire(&l->writing);
+    if (!link_ended(l) && !link_is_deaf(l)) {
+        uint64_t lent = atomic_load_explicit(&l->header->lent_bytes[l->side ^ 1], memory_order_relaxed);
+        /* Relaxed: a number. Who is to be told when it grows has armed the head, by whose release it is visible. */
+        uint64_t taken = atomic_load_explicit(&l->header->taken_bytes[l->side ^ 1], memory_order_relaxed);
+        uint64_t under_way = lent - taken;
+        if (under_way > lent)
+            /* Whatever the other side says, it took no more than there was. */
+            distrust(l);
+        else
+            may = under_way == 0 || (under_way <= LINK_BUDGET && size <= LINK_BUDGET - under_way);
+    }
+    spin_release(&l->writing);
+    return may;
+}
+
+/* One writer: no need to be atomic as a whole. */
+static void add(_Atomic(uint64_t) *number, uint64_t more)
+{
+    atomic_store_explicit(number, atomic_load_explicit(number, memory_order_relaxed) + more, memory_order_relaxed);
+}
+
+/* The pooled segment that fits, or the one to put another in place of; NULL where all are lent, or would be larger in all
+   than LINK_KEPT. */
+static link_segment *choose_segment(far_link *l, size_t size)
 {
     _Atomic(uint32_t) *lent = l->header->lent[l->side ^ 1];
-    unsigned chosen = LINK_SEGMENTS;
-    *descriptor = -1;
+    link_segment *chosen = NULL;
+    size_t pooled = 0;
     for (unsigned i = 0; i < LINK_SEGMENTS; i++) {
         link_segment *s = &l->outgoing[i];
+        pooled += s->size;
         if (atomic_load_explicit(&lent[i], memory_order_acquire))
             continue;
-        if (s->address && s->size >= size && s->size / 4 <= size) {
-            chosen = i;
-            break;
-        }
+        if (segment_fits(s, size))
+            return s;
         /* Rather than one that would have to go, take one that isn't there yet. */
-        if (chosen == LINK_SEGMENTS || (!s->address && l->outgoing[chosen].address))
-            chosen = i;
+        if (!chosen || (!s->address && chosen->address))
+            chosen = s;
     }
-    link_segment *s = chosen < LINK_SEGMENTS ? &l->outgoing[chosen] : NULL;
-    if (!s || !s->address || s->size < size || s->size / 4 > size) {
+    return chosen && pooled - chosen->size + size <= LINK_KEPT ? chosen : NULL;
+}
+
+int link_lend_segment(far_link *l, size_t size, void **address, int *descriptor)
+{
+    link_segment *s = choose_segment(l, size);
+    *descriptor = -1;
+    if (!s || !segment_fits(s, size)) {
         int memory = shared_memory_new(size);
         if (memory < 0)
             return -1;
-        void *mapped = shared_memory_map(memory, size);
-        if (!mapped) {
+        *address = shared_memory_map(memory, size);
+        if (!*address) {
             close_kept(memory);
             return -1;
         }
         *descriptor = memory;
-        *address = mapped;
-        if (s) {
-            unmap_segment(s);
-            *s = (link_segment){.address = mapped, .size = size, .descriptor = -1};
-        }
     }
-    if (s) {
-        *address = s->address;
-        s->used = parker_now();
-        atomic_store_explicit(&lent[chosen], 1, memory_order_relaxed);
+    add(&l->header->lent_bytes[l->side ^ 1], size);
+    if (!s)
+        return LINK_ONCE;
+    if (*descriptor >= 0) {
+        unmap_segment(s);
+        *s = (link_segment){.address = *address, .size = size, .descriptor = -1};
     }
-    return (int)chosen;
+    *address = s->address;
+    s->used = parker_now();
+    atomic_store_explicit(&l->header->lent[l->side ^ 1][s - l->outgoing], 1, memory_order_relaxed);
+    return (int)(s - l->outgoing);
 }
 
-void link_recall_segment(far_link *l, int number)
+void link_recall_segment(far_link *l, int number, size_t size)
 {
-    if ((unsigned)number >= LINK_SEGMENTS)
+    add(&l->header->lent_bytes[l->side ^ 1], -(uint64_t)size);
+    if (number == LINK_ONCE)
         return;
     unmap_segment(&l->outgoing[number]);
     atomic_store_explicit(&l->header->lent[l->side ^ 1][number], 0, memory_order_relaxed);
@@ -602,7 +642,7 @@ void link_recall_segment(far_link *l, int number)
 
 bool link_trim(far_link *l, int64_t before)
 {
-    bool left = false;
+    bool left = false, dropped = false;
     for (unsigned i = 0; i < LINK_SEGMENTS; i++) {
         link_segment *s = &l->outgoing[i];
         if (!s->address)
@@ -614,8 +654,22 @@ bool link_trim(far_link *l, int64_t before)
         /* The other side lets go of it when it comes to that record. */
         shared_memory_discard(s->address, s->size);
         unmap_segment(s);
+        dropped = true;
+    }
+    if (dropped) {
+        /* Also where nobody there waits for a message. */
+        spin_acquire(&l->writing);
+        if (!link_ended(l))
+            ring_bell(l);
+        spin_release(&l->writing);
     }
     return left;
+}
+
+void link_drop_segments(far_link *l)
+{
+    for (unsigned i = 0; i < LINK_SEGMENTS; i++)
+        unmap_segment(&l->outgoing[i]);
 }
 
 /* ---- receiving; `reading` is held ---- */
@@ -908,7 +962,7 @@ void *link_borrow_segment(far_link *l, unsigned number, size_t size, int descrip
 {
     link_segment new = {.descriptor = descriptor};
     link_segment *s = number < LINK_SEGMENTS ? &l->incoming[number] : &new;
-    if (number > LINK_SEGMENTS || size == 0 || s->held || (s == &new && descriptor < 0)) {
+    if (number > LINK_ONCE || size == 0 || s->held || (s == &new && descriptor < 0)) {
         errno = EPROTO;
         return NULL;
     }
@@ -939,15 +993,25 @@ void *link_borrow_segment(far_link *l, unsigned number, size_t size, int descrip
 
 void link_return_segment(far_link *l, unsigned number, void *address, size_t mapped)
 {
-    if (number == LINK_SEGMENTS) {
+    if (number == LINK_ONCE) {
         shared_memory_unmap(address, mapped);
     } else {
+        link_segment *s = &l->incoming[number];
         spin_acquire(&l->reading);
-        l->incoming[number].held = false;
+        s->held = false;
+        /* While there is a descriptor, the port may be about to move on with it. */
+        if (link_ended(l) && s->descriptor < 0)
+            unmap_segment(s);
         spin_release(&l->reading);
         /* In a forked child goes a copy of the object, not the object. */
         if (l->process == getpid())
             atomic_store_explicit(&l->header->lent[l->side][number], 0, memory_order_release);
     }
     link_decref(l);
+}
+
+void link_count_borrowed(far_link *l, uint64_t bytes)
+{
+    if (bytes)
+        add(&l->header->taken_bytes[l->side], bytes);
 }

@@ -36,8 +36,16 @@
 #define LINK_RING_BYTES ((size_t)128 * 1024)
 #define LINK_HEADER_BYTES ((size_t)4096)
 #define LINK_MAGIC UINT64_C(0x6d63686c696e6b31)
-/* Segments that a direction keeps for reuse. */
+/* Segments that a direction keeps for reuse, of LINK_KEPT bytes in all. Instead of the number of one, a message may
+   have LINK_ONCE, for a segment that is used once, or LINK_INLINE, for bytes that are in the message itself. */
 #define LINK_SEGMENTS 4u
+#define LINK_ONCE LINK_SEGMENTS
+#define LINK_INLINE (LINK_SEGMENTS + 1)
+/* Bytes of a direction's segments that are on their way: lent, and not yet taken by the receiver. To copy so much takes a
+   hundred times as long as to wake somebody, so that a stream of large messages does not stop and go. */
+#define LINK_BUDGET ((size_t)64 << 20)
+/* One that is on its way, and one that the receiver still uses: new pages cost more than to copy what goes into them. */
+#define LINK_KEPT (2 * LINK_BUDGET)
 /* Descriptors that one byte of the socket carries; the kernel's limit is 253. */
 #define LINK_DESCRIPTORS 128u
 
@@ -84,6 +92,9 @@ typedef struct link_header {
     /* 1 while the receiver has objects over the segment: stored by the sender before it publishes the record that lends
        the segment, cleared by the receiver (release) when the last of them is gone (acquire). By the reading side. */
     _Atomic(uint32_t) lent[2][LINK_SEGMENTS];
+    /* Bytes of segments that were ever lent, by the sender; and of those that came with messages which were ever taken, by
+       the receiver, before it releases their records. By the reading side. */
+    _Atomic(uint64_t) lent_bytes[2], taken_bytes[2];
 } link_header;
 
 /* A piece of shared memory for one large buffer, as the side that sends or receives knows it. */
@@ -230,14 +241,19 @@ static inline bool link_is_deaf(const far_link *l)
     return l->dead || byte_ring_consumer_closed(&l->out);
 }
 
-/* Memory for a large buffer, by who has claimed the backlog. Returns the segment's number, LINK_SEGMENTS for one that
-   is used only once; -1 with errno. *descriptor is to be sent with the message, or -1 where the other side has it. */
+/* Whether a message may be lent `size` bytes of segments now, within LINK_BUDGET; it always may when there is nothing on
+   its way, and when nobody will take it. False: wait (link_arm_credit) until the other side takes something. This and
+   the next four are for who has claimed the backlog. */
+bool link_may_lend(far_link *l, size_t size);
+/* Memory for a large buffer. Returns the segment's number or LINK_ONCE, whose memory is the caller's to unmap; -1 with
+   errno. *descriptor is to be sent with the message, or -1 where the other side has it. */
 int link_lend_segment(far_link *l, size_t size, void **address, int *descriptor);
 /* What was lent is not sent after all. */
-void link_recall_segment(far_link *l, int number);
-/* Gives back the memory of segments that were not used since `before`; true when one is left to be looked at later.
-   The caller has claimed the backlog. */
+void link_recall_segment(far_link *l, int number, size_t size);
+/* Gives back the memory of segments that were not used since `before`; true when one is left to be looked at later. */
 bool link_trim(far_link *l, int64_t before);
+/* Gives back the memory of all segments: nothing more will be sent. */
+void link_drop_segments(far_link *l);
 
 /* ---- receiving ---- */
 
@@ -297,5 +313,7 @@ static inline bool link_is_reserved(const far_link *l)
    the memory calls link_return_segment, with the same number and what *mapped got. */
 void *link_borrow_segment(far_link *l, unsigned number, size_t size, int descriptor, size_t *mapped);
 void link_return_segment(far_link *l, unsigned number, void *address, size_t mapped);
+/* So many bytes of segments have come with the message that was just taken, `reading` held. */
+void link_count_borrowed(far_link *l, uint64_t bytes);
 
 #endif

@@ -8,7 +8,8 @@
  * it makes an error of that (ENOSPC, from shared_memory_new) where it counts pages strictly, which is the one case in
  * which Linux would raise SIGBUS.
  *
- * One of shared_memory_linux.c, _posix.c and _none.c is compiled; in the last everything fails with ENOSYS. */
+ * One of shared_memory_linux.c, _posix.c and _none.c is compiled, the first two with shared_memory_mapping.c; in the last
+ * everything fails with ENOSYS. */
 #ifndef MESSAGECHANNEL_SHARED_MEMORY_H
 #define MESSAGECHANNEL_SHARED_MEMORY_H
 

@@ -1,11 +1,11 @@
-/* MAP_SHARED is POSIX, getentropy is everybody's. */
+/* shm_open is POSIX, getentropy is everybody's. */
 #if defined(__APPLE__)
 #define _DARWIN_C_SOURCE
 #elif defined(__linux__)
 #define _GNU_SOURCE
 #endif
 
-#include "shared_memory.h"
+#include "shared_memory_mapping.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -16,8 +16,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The object has a name for the moment between the two calls, and nobody can guess it.  macOS takes 31 characters. */
-static int create(void)
+#include "shared_memory.h"
+
+/* The object has a name for the moment between the two calls, and nobody can guess it.  macOS takes 31 characters.  POSIX
+   lets shm_open close it in programs that are executed. */
+int shared_memory_create(void)
 {
     uint64_t number;
     char name[32];
@@ -33,57 +36,20 @@ static int create(void)
     return fd;
 }
 
-int shared_memory_new(size_t size)
+int shared_memory_fix(int fd, size_t size)
 {
-    if (!size || size > PTRDIFF_MAX) {
-        errno = EINVAL;
-        return -1;
-    }
-    int fd = create();
-    /* POSIX lets shm_open close it in programs that are executed. */
-    if (fd >= 0 && ftruncate(fd, (off_t)size)) {
-        int error = errno;
-        close(fd);
-        errno = error;
-        return -1;
-    }
-    return fd;
+    return ftruncate(fd, (off_t)size);
 }
 
-int shared_memory_size(int fd, size_t *size)
+int shared_memory_check(int fd)
 {
-    struct stat status;
-    if (fstat(fd, &status))
-        return -1;
-    *size = (size_t)status.st_size;
+    /* Nothing can be fixed here. */
+    (void)fd;
     return 0;
-}
-
-void *shared_memory_map(int fd, size_t size)
-{
-    size_t actual;
-    if (shared_memory_size(fd, &actual))
-        return NULL;
-    if (!size || actual < size) {
-        errno = EINVAL;
-        return NULL;
-    }
-    void *address = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    return address == MAP_FAILED ? NULL : address;
-}
-
-void shared_memory_unmap(void *address, size_t size)
-{
-    munmap(address, size);
 }
 
 void shared_memory_discard(void *address, size_t size)
 {
     (void)address;
     (void)size;
-}
-
-void shared_memory_close(int fd)
-{
-    close(fd);
 }

@@ -55,6 +55,10 @@ class Strings:
     def is_closed(self, key):
         return self.ports[key].closed
 
+    def post(self, key, message):
+        """Post a message; what can be transferred, is."""
+        self.ports[key].post_message(message, [message] if type(message) is bytearray else ())
+
     def post_range(self, key, start, stop):
         for i in range(start, stop):
             self.ports[key].post_message(i)
@@ -94,6 +98,9 @@ class Strings:
 
     def take_port(self, road, key):
         (self.ports[key],) = self.ports[road].receive_event(GUARD).ports
+
+    def pid(self):
+        return os.getpid()
 
     def exit(self):
         raise SystemExit

@@ -307,6 +307,16 @@ def test_a_close_wakes_whoever_waits(puppet):
         assert outcome == ["closed"]
 
 
+def test_a_send_that_waits_for_room_is_not_let_in_by_the_close(puppet):
+    for _ in range(100):
+        port = puppet.far_end("a", 1)
+        port.post_message("fills it")
+        puppet.order("call", "a", "close")
+        with pytest.raises(ChannelClosedError):
+            port.send("too late", timeout=GUARD)
+        puppet.answer()
+
+
 def test_a_death_drains_and_then_closes(doomed_puppet):
     port = doomed_puppet.far_end("a")
     doomed_puppet.post_range("a", 0, 3)

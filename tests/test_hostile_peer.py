@@ -8,6 +8,7 @@ import contextlib
 import mmap
 import os
 import random
+import resource
 import socket
 import struct
 import sys
@@ -31,6 +32,9 @@ RING_WORDS = 128
 WHOLE, FIRST, FRAGMENT, LAST, DROP = 1, 2, 3, 4, 5
 NONE, FALSE, TRUE, INT, FLOAT, BYTES, ASCII, UTF8, PICKLE, LETTER, ERROR = range(11)
 CLOSED = 2
+INLINE = 5
+# Of the segments that were sent to side 1.
+LENT_BYTES, TAKEN_BYTES = 360, 376
 
 
 class Hand:
@@ -91,8 +95,12 @@ def test_the_tests_know_where_things_are(hand):
     assert (hand.word(1, PUBLISHED), hand.word(0, TAKEN)) == (1, 3)
 
 
-def one_segment(size, number, is_new, states=b""):
-    return struct.pack("<II", 1, len(states)) + struct.pack("<QII", size, number, is_new) + states
+def letter_head(segments=0, states=0, content=0):
+    return struct.pack("<III", segments, states, content)
+
+
+def one_segment(size, number, is_new, content=0):
+    return letter_head(1, 0, content) + struct.pack("<QII", size, number, is_new)
 
 
 BAD_RECORDS = {
@@ -170,6 +178,19 @@ def test_a_count_of_messages_taken_that_can_not_be_closes_the_channel():
     played.close()
 
 
+def test_a_count_of_bytes_taken_that_can_not_be_closes_the_channel():
+    here, there = MessageChannel()
+    played = Hand(there)
+    here.send(b"x" * 1_000_000)
+    assert struct.unpack_from("<QQQ", played.memory, LENT_BYTES) == (1_000_000, 0, 0)
+    struct.pack_into("<Q", played.memory, TAKEN_BYTES, 1_000_001)
+    end = time.monotonic() + PATIENCE
+    with pytest.raises(ChannelClosedError):  # noqa: PT012 - whichever send it is
+        while time.monotonic() < end:
+            here.send(b"x" * 1_000_000)
+    played.close()
+
+
 def memory_of(size, seals=True):
     descriptor = os.memfd_create("test", os.MFD_ALLOW_SEALING)
     os.ftruncate(descriptor, size)
@@ -189,9 +210,11 @@ def pipe_end():
 BAD_LETTERS = {
     "nothing": (b"", []),
     "a head that is cut off": (b"\0" * 7, []),
-    "segments without end": (struct.pack("<II", 2**32 - 1, 0), []),
-    "states beyond the end": (struct.pack("<II", 0, 2**32 - 1) + b"x", []),
-    "states that are none": (struct.pack("<II", 0, 3) + b"xyz" + b"\x80\x05N.", []),
+    "segments without end": (letter_head(2**32 - 1), []),
+    "states beyond the end": (letter_head(0, 2**32 - 1) + b"x", []),
+    "states that are none": (letter_head(0, 3) + b"xyz" + b"\x80\x05N.", []),
+    "a state of more than memory": (letter_head(0, 8) + struct.pack("<Q", 2**63) + b"\x80\x05N.", []),
+    "states without their descriptors": (letter_head(0, 24) + struct.pack("<QQQ", 8, 0, 2) + b"\x80\x05N.", []),
     "a segment that was never sent": (one_segment(70_000, 0, 0) + b"\x80\x05N.", []),
     "a segment number that there is not": (one_segment(70_000, 99, 1) + b"\x80\x05N.", [lambda: memory_of(70_000)]),
     "a segment without a descriptor": (one_segment(70_000, 0, 1) + b"\x80\x05N.", []),
@@ -201,8 +224,14 @@ BAD_LETTERS = {
     "a segment that may shrink": (one_segment(70_000, 0, 1) + b"\x80\x05N.", [lambda: memory_of(70_000, False)]),
     "a pipe for memory": (one_segment(70_000, 0, 1) + b"\x80\x05N.", [pipe_end]),
     "/dev/null for memory": (one_segment(70_000, 4, 1) + b"\x80\x05N.", [lambda: os.open("/dev/null", os.O_RDWR)]),
-    "a descriptor too many": (struct.pack("<II", 0, 0) + b"\x80\x05N.", [lambda: os.open("/dev/null", os.O_RDWR)]),
-    "no pickle": (struct.pack("<II", 0, 0) + b"garbage.", []),
+    "a descriptor too many": (letter_head() + b"\x80\x05N.", [lambda: os.open("/dev/null", os.O_RDWR)]),
+    "no pickle": (letter_head() + b"garbage.", []),
+    "bytes of a segment that are not there": (one_segment(5, INLINE, 0) + b"\x80\x05N.", []),
+    "bytes of a segment that nothing refers to": (one_segment(4, INLINE, 0) + b"1234\x80\x05N.", []),
+    "a content in a segment that is not there": (letter_head(0, 0, PICKLE), []),
+    "a content that is none": (one_segment(4, INLINE, 0, LETTER) + b"1234", []),
+    "a content that is no text": (one_segment(4, INLINE, 0, ASCII) + b"\xff\xff\xff\xff", []),
+    "a content that is no pickle": (one_segment(70_000, 4, 1, PICKLE), [lambda: memory_of(70_000)]),
 }
 
 
@@ -278,17 +307,28 @@ def test_a_port_with_wrong_descriptors_does_not_arrive(what):
 
 
 def mutate_state(dice, state):
-    import marshal
-
-    # Other bytes than these can have marshal make objects as large as memory, as they can pickle.
     if dice.random() < 0.2:
-        return state[: dice.randrange(len(state))] + dice.choice([b"", b"N", b"0", bytes(20)])
-    fields = list(marshal.loads(state))
-    odd = [-1, 0, 1, 2, 5, 255, 256, 2**31, 2**63, 2**70, None, b"", "x", [], (), [0], [4], [0, 0], [(1, 9, b"x", 0)],
-           [(0, 10, b"x", 5)], (10, 8, 0, b"12345678", 0, 0), (10, 8, 4, b"12345678", 0, 0), (99, b"x", -1, 0),
-           (1, b"xxxx", 3, 0), (2**62, b"", -1, 0), 1.5, True]  # fmt: skip
-    fields[dice.randrange(len(fields))] = dice.choice(odd)
-    return marshal.dumps(tuple(fields))
+        return state[: dice.randrange(len(state))] + dice.choice([b"", b"0", bytes(8), bytes(20)])
+    words = list(struct.unpack(f"<{len(state) // 8}Q", state))
+    odd = [0, 1, 2, 4, 5, 8, 255, 256, 65535, 2**31, 2**40, 2**63 - 1, 2**63, 2**64 - 1]
+    if dice.random() < 0.5:
+        words[dice.randrange(len(words))] = dice.choice(odd)
+    else:
+        words[dice.randrange(len(words)) :] = [dice.choice(odd[: dice.choice([3, len(odd)])]) for _ in range(12)]
+    return struct.pack(f"<{len(words)}Q", *words)
+
+
+def read_states_in_little_memory():
+    _, state, _ = parts()
+    resource.setrlimit(resource.RLIMIT_AS, (256 << 20, 256 << 20))
+    for start in range(0, len(state), 8):
+        for number in (2**20, 2**31, 2**40, 2**63 - 1):
+            with pytest.raises((ValueError, OSError)):
+                _far.arrive(state[:start] + struct.pack("<Q", number) + bytes(64), [])
+
+
+def test_what_a_state_says_makes_nothing_that_is_larger_than_the_state():
+    apart(read_states_in_little_memory)
 
 
 def arrive_with_mutated_states(seed):
@@ -327,20 +367,24 @@ def random_payload(dice):
         payload = dice.randbytes(dice.choice([0, 1, 7, 8, 9, 100, 4000, 60_000]))
         return payload, dice.choice([BYTES, INT, ASCII, UTF8, 77])
     if what == 1:
-        head = struct.pack("<II", dice.choice([0, 1, 2, 2**31, 2**32 - 1]), dice.choice([0, 1, 5, 2**32 - 1]))
-        size = dice.choice([0, 1, 70_000, 2**62, 2**64 - 1])
+        head = letter_head(
+            dice.choice([0, 1, 2, 2**31, 2**32 - 1]),
+            dice.choice([0, 1, 5, 2**32 - 1]),
+            dice.choice([0, 0, BYTES, INT, ASCII, UTF8, PICKLE, LETTER, 2**32 - 1]),
+        )
+        size = dice.choice([0, 1, 5, 70_000, 2**62, 2**64 - 1])
         segment = struct.pack("<QII", size, dice.randrange(7), dice.randrange(2))
         return head + segment + pickled(dice), LETTER
     if what == 2:
         words = [dice.choice([0, 1, 2, 3, 5, 8, 2**32, 2**63, 2**64 - 1]) for _ in range(dice.randrange(9))]
-        return struct.pack("<II", 0, 0) + struct.pack(f"<{len(words)}Q", *words) + pickled(dice), LETTER
+        return letter_head() + struct.pack(f"<{len(words)}Q", *words) + pickled(dice), LETTER
     if what == 3:
         return pickled(dice), PICKLE
     return dice.randbytes(20), ERROR
 
 
 def misbehave(dice, hand):
-    what = dice.randrange(9)
+    what = dice.randrange(10)
     if what == 0:
         payload, tag = random_payload(dice)
         # A pickle is a program: one that is put together of random bytes must not run.
@@ -364,6 +408,8 @@ def misbehave(dice, hand):
         made = [dice.choice([lambda: memory_of(70_000), lambda: os.open("/dev/null", os.O_RDWR)])()]
         hand.ring(b"d", made)
         os.close(made[0])
+    elif what == 8:
+        struct.pack_into("<Q", hand.memory, dice.choice([LENT_BYTES, TAKEN_BYTES]), dice.getrandbits(64))
     else:
         # Anything anywhere but in a pickle.
         offset = RINGS + dice.randrange(2 * RING_WORDS) // 8 * 8
@@ -381,7 +427,7 @@ def fuzz_once(number):
     for _ in range(dice.randint(1, 12)):
         misbehave(dice, hand)
         with contextlib.suppress(Exception):
-            here.post_message(dice.choice([1, b"x" * 70_000, {"a": 1}]))
+            here.post_message(dice.choice([1, b"x" * 70_000, b"x" * 200_000, {"a": 1}]))
         with contextlib.suppress(ChannelClosedError, TimeoutError):
             here.send(1, timeout=0)
         with contextlib.suppress(Exception):

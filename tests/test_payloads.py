@@ -119,7 +119,6 @@ def test_a_view_keeps_the_memory_of_its_array(agent, np):
 
 
 def test_the_memory_is_given_back_when_the_last_array_over_it_is_gone(agent, np):
-    # A receiver unmaps what the sender has given back when it next takes something: so each look asks the agent first.
     agent.do("drop")
     wait_until(lambda: agent.do("shared_bytes") < 4 * MB and targets.mapped_bytes() < 4 * MB)
     mine = random_array(np, 8 * MB)
@@ -133,6 +132,14 @@ def test_the_memory_is_given_back_when_the_last_array_over_it_is_gone(agent, np)
     assert agent.do("content", names[0]) == digest(mine)
     agent.do("drop", names[0])
     wait_until(lambda: agent.do("shared_bytes") < 4 * MB and targets.mapped_bytes() < 4 * MB)
+
+
+def test_the_memory_is_given_back_by_a_receiver_that_takes_nothing_more(agent):
+    wait_until(lambda: targets.mapped_bytes() < 4 * MB)
+    came = agent.do("send_back", b"x" * (8 * MB))
+    assert len(came) == 8 * MB
+    assert targets.mapped_bytes() >= 2 * 8 * MB
+    wait_until(lambda: targets.mapped_bytes() < 4 * MB)
 
 
 def test_arrays_stream_both_ways(agent, np):

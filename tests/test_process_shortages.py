@@ -121,6 +121,19 @@ def buffers_without_descriptors():
     assert there.receive(PATIENCE).nbytes == BIG
 
 
+def large_messages_without_descriptors():
+    here, there = far_channel()
+    messages = [b"x" * BIG, "y" * BIG, [b"z" * BIG], 5]
+    with descriptors_left(0):
+        for message in messages:
+            here.post_message(message)
+        assert [there.receive(PATIENCE) for _ in messages] == messages
+
+
+def test_large_messages_without_buffers_need_no_descriptors():
+    apart(large_messages_without_descriptors)
+
+
 def test_a_buffer_stays_with_the_sender_without_descriptors():
     apart(buffers_without_descriptors)
 
@@ -154,6 +167,24 @@ def test_a_worker_that_can_not_be_started_leaves_nothing(start_method, left):
 
 
 # ---- on the receiving side ----
+
+
+def wait_for_descriptors():
+    here, there = MessageChannel()
+    go, gone = MessageChannel()
+    with victim(send_ports_when_told, there, gone), descriptors_left(0):
+        go.post_message("go")
+        assert go.receive(PATIENCE) == "sent"
+        before = time.process_time()
+        time.sleep(1)
+        assert time.process_time() - before < 0.2
+        with refused():
+            while True:
+                here.receive_event(PATIENCE)
+
+
+def test_who_has_no_room_for_descriptors_does_not_spin():
+    apart(wait_for_descriptors)
 
 
 def receive_without_descriptors(how):

@@ -711,6 +711,12 @@ cdef class MessagePort(EventTarget):
         :raises queue.Full: when as many messages wait as the channel has capacity for.
 
         Whatever is raised, nothing was transferred and nothing was posted.
+
+        Where the other port is in another process, what the way there has no room for waits in this process's memory,
+        and is sent as the other one takes what came before; shared memory stays bounded. A channel without a capacity
+        is bounded by this process's memory alone.
+
+        :raises OSError: when there is no memory or no descriptor for what is to be sent to another process.
         """
         cdef int outcome = NOT_AN_ATOM if transfer is not () else self._push_atom(<PyObject *>message)
         if outcome == NOT_AN_ATOM:
@@ -1843,7 +1849,8 @@ cdef class MessageChannel:
 
     ``port1, port2 = MessageChannel()`` works too, and as a context manager a channel closes both ports.
 
-    :param capacity: the most messages that may wait at each port; None for no limit.
+    :param capacity: the most messages that may wait at each port; None for no limit. A message waits from its post
+        until it is received, wherever it is meanwhile: here, on the way to another process, or there.
     :param copy: False hands messages over by reference instead of cloning them. Transfer lists work all the same.
     :ivar port1: the first port.
     :ivar port2: the second port.

@@ -80,7 +80,8 @@ cdef extern from "channel.h" nogil:
 cdef extern from "link.h" nogil:
     enum: LINK_OK, LINK_EMPTY, LINK_FULL, LINK_BACKLOG, LINK_GONE, LINK_SHUT, LINK_CORRUPT, LINK_TROUBLE
     enum: LINK_WHOLE, LINK_FIRST, LINK_FRAGMENT, LINK_LAST
-    unsigned int LINK_SEGMENTS
+    unsigned int LINK_SEGMENTS, LINK_ONCE, LINK_INLINE
+    size_t LINK_BUDGET
     ctypedef struct link_figures:
         uint64_t published
         uint64_t taken
@@ -134,8 +135,10 @@ cdef extern from "link.h" nogil:
     void link_close_out(far_link *l) noexcept
     bint link_is_deaf(const far_link *l) noexcept
     int link_lend_segment(far_link *l, size_t size, void **address, int *descriptor) noexcept
-    void link_recall_segment(far_link *l, int number) noexcept
+    bint link_may_lend(far_link *l, size_t size) noexcept
+    void link_recall_segment(far_link *l, int number, size_t size) noexcept
     bint link_is_reserved(const far_link *l) noexcept
+    void link_drop_segments(far_link *l) noexcept
     bint link_trim(far_link *l, int64_t before) noexcept
     void link_begin(far_link *l) noexcept
     int link_next(far_link *l, link_message *m) noexcept

@@ -17,12 +17,12 @@ from cpython.ref cimport Py_INCREF
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-import marshal
 import os
 import sys
 from time import monotonic, sleep
 
 from messagechannel._core import MessagePort
+from messagechannel._fields import Fields, Reader
 from messagechannel._link import Letter, letter_of, set_travel
 from messagechannel._multiprocessing import after_fork_in_child
 from messagechannel._reactor import Reactor
@@ -347,11 +347,12 @@ cdef class Far(Link):
             return 0
         channel_incref(c)
         try:
+            # First, so that nobody there takes the room of what is brought in for room to send into.
+            link_close_in(self._link)
             try:
                 self._bring_in()
             finally:
                 # What could not be brought in is lost.
-                link_close_in(self._link)
                 self._closing = True
                 own = link_claim(self._link, self._backlog)
                 close_channel(c, self._side)
@@ -448,7 +449,7 @@ cdef class Far(Link):
         if link.partial != NULL:
             partial = (link.partial_size, (<char *>link.partial)[:link.partial_length],
                        link.partial_tag if link.assembled else -1, link.partial_count)
-        state = marshal.dumps((link.side, inbox.capacity, letters, begun, segments, len(came), partial))
+        state = written_state(link.side, inbox.capacity, letters, begun, segments, len(came), partial)
         return state, [ends[0], ends[1], *descriptors]
 
     cdef int continue_with(self, tuple begun) except -1:
@@ -547,7 +548,7 @@ def depart(port):
             to_here = figures_of(&c.side[side ^ 1].inbox, True)
             to_there = figures_of(&c.side[side].inbox, False)
         link_set_figures(link, &to_here, &to_there)
-        state = marshal.dumps((1, c.side[side].inbox.capacity, [], None, [], 0, None))
+        state = written_state(1, c.side[side].inbox.capacity, [], None, [], 0, None)
         far = Far.connect(c, side ^ 1, link)
         if c.closed_by != CHANNEL_OPEN:
             # Closed in this moment: what was posted before arrives.
@@ -577,9 +578,8 @@ def arrive(bytes state, list descriptors):
     cdef Far far
     try:
         try:
-            number, capacity, letters, begun, segments, came, partial = marshal.loads(state)
-            check_state(number, capacity, letters, begun, segments, came, partial, len(descriptors))
-        except (ValueError, TypeError, EOFError, OverflowError) as error:
+            number, capacity, letters, begun, segments, came, partial = read_state(state, len(descriptors))
+        except ValueError as error:
             raise ValueError(f"this is no state of a port: {error}") from None
         link = link_attach(descriptors[0], descriptors[1], number)
         if link == NULL:
@@ -612,48 +612,71 @@ def arrive(bytes state, list descriptors):
             os.close(fd)
 
 
-cdef int check_state(
-        number, capacity, letters, begun, segments, came, partial, descriptors) except -1:
-    """Check what came with a port; the bytes of its messages are checked where they are opened."""
-    needed = 2 + len(segments) + came
+cdef bytes written_state(number, capacity, letters, begun, segments, came, partial):
+    """Return as bytes what is told of a port.
+
+    :param number: the side of the link.
+    :param letters: what waits: for each message whether it is to be sent, a tag, the payload, and how many descriptors.
+    :param begun: the message that is being sent: its tag, its length, how much of that was sent, the rest of the
+        payload, how many descriptors it has, and how many of those are left; or None.
+    :param segments: the numbers of those that the sender has lent.
+    :param came: how many descriptors have come whose messages were not taken.
+    :param partial: the message that is being received: its length, the beginning of the payload, its tag or -1, and how
+        many descriptors it has; or None.
+    """
+    fields = Fields()
+    fields.numbers(number, capacity, came, len(segments), *segments, len(letters))
     for place, tag, payload, count in letters:
-        needed += check_number(count, 0, descriptors)
-        check_number(place, 0, 1)
-        check_number(tag, 0, 255)
-        check_bytes(payload)
+        fields.numbers(place, tag, count)
+        fields.block(payload)
+    fields.numbers(begun is not None)
     if begun is not None:
         tag, length, done, rest, count, left = begun
-        needed += check_number(left, 0, descriptors)
-        check_number(tag, 0, 255)
-        check_number(length, 0, sys.maxsize)
-        check_number(count, 0, 65535)
-        check_bytes(rest)
-        check_number(done, length - len(rest), length - len(rest))
+        fields.numbers(tag, length, done, count, left)
+        fields.block(rest)
+    fields.numbers(partial is not None)
     if partial is not None:
         size, part, tag, count = partial
-        check_bytes(part)
-        check_number(size, len(part), sys.maxsize)
-        check_number(tag, -1, 255)
-        check_number(count, 0, 65535)
-    check_number(number, 0, 1)
-    check_number(capacity, 0, sys.maxsize)
-    check_number(came, 0, descriptors)
-    if sorted(set(segments)) != segments or not all(0 <= i < LINK_SEGMENTS for i in segments):
+        fields.numbers(size, tag + 1, count)
+        fields.block(part)
+    return fields.join()
+
+
+cdef tuple read_state(bytes state, descriptors):
+    """Return what :func:`written_state` was given; the bytes of messages are checked where they are opened.
+
+    :param descriptors: how many have come.
+    :raises ValueError: for what is no state, or not that of a port with so many descriptors.
+    """
+    read = Reader(state)
+    number = read.number(1)
+    capacity = read.number(sys.maxsize)
+    came = read.number(descriptors)
+    segments = [read.number(LINK_SEGMENTS - 1) for _ in range(read.number(LINK_SEGMENTS))]
+    needed = 2 + len(segments) + came
+    letters = []
+    for _ in range(read.number(len(state))):
+        place, tag, count = read.number(1), read.number(255), read.number(descriptors)
+        letters.append((place, tag, read.block(), count))
+        needed += count
+    begun = partial = None
+    if read.number(1):
+        tag, length, done = read.number(255), read.number(sys.maxsize), read.number(sys.maxsize)
+        count, left = read.number(65535), read.number(descriptors)
+        begun = tag, length, done, read.block(), count, left
+        needed += left
+        if done + len(begun[3]) != length:
+            raise ValueError("it has another part of a message than it says")
+    if read.number(1):
+        size, tag, count = read.number(sys.maxsize), read.number(256) - 1, read.number(65535)
+        partial = size, read.block(), tag, count
+        if len(partial[1]) > size:
+            raise ValueError("it has more of a message than there is")
+    if sorted(set(segments)) != segments:
         raise ValueError("it has segments that no link has")
-    check_number(needed, descriptors, descriptors)
-    return 0
-
-
-cdef object check_number(number, least, most):
-    if type(number) is not int or not least <= number <= most:
-        raise ValueError(f"{number!r} should be a number from {least} to {most}")
-    return number
-
-
-cdef int check_bytes(value) except -1:
-    if type(value) is not bytes:
-        raise ValueError(f"a {type(value).__name__} should be bytes")
-    return 0
+    if needed != descriptors or not read.at_end():
+        raise ValueError(f"{descriptors} descriptors came with it instead of {needed}, or more than belongs to it")
+    return number, capacity, letters, begun, segments, came, partial
 
 
 cdef int restore(far_link *link, list segments, came, tuple partial, list descriptors) except -1:

@@ -10,10 +10,11 @@ cdef class Letter(Sealed):
     cdef bytes payload
     # File descriptors that came with it: owned.
     cdef list descriptors
-    # Objects over segments that came with it.
+    # Objects over the segments that came with it, None for those whose bytes are in the payload.
     cdef list memories
 
     cdef tuple open(self)
+    cdef tuple take_apart(self)
 
 
 cdef class Dispatch:
@@ -29,14 +30,13 @@ cdef class Dispatch:
     # The far side takes nothing any more.
     cdef bint dropped
 
-    cdef int snapshot(self) except -1
-
 
 cdef class Link(Transport):
     cdef far_link *_link
     # The far side's inbox.
     cdef ring *_backlog
-    # The pump's: what it is sending, or what it could not begin with for want of memory or descriptors.
+    # The pump's: what it is sending, or what it could not begin with: for want of memory or descriptors, or because the
+    # far side is to take what is under way first.
     cdef Dispatch _dispatch
     cdef Envelope _held
     # The pump waits for room; whoever claims this goes on.
@@ -55,6 +55,7 @@ cdef class Link(Transport):
     cpdef bint trim(self, int64_t before) except -1
     cdef bint _send_descriptors(self) except -1
     cdef bint _wait_for_room(self, int why) except -1
+    cdef bint _wait_until_taken(self) except -1
     cdef int _go_on(self) except? -100
     cdef bint _push(self, PyObject *item) except -1
     cdef Dispatch _write_down(self, Envelope envelope)

@@ -5,6 +5,8 @@ from typing_extensions import disjoint_base
 
 from messagechannel._transport import Envelope, Sealed, Transport
 
+TAKING_SECONDS: float
+
 @final
 class Letter(Sealed):
     @staticmethod

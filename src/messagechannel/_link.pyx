@@ -15,8 +15,9 @@ opened where the message is received, because that runs code of the message's ow
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.errno cimport EFBIG, EMFILE, ENFILE, ENOMEM, ENOSPC, errno
@@ -24,26 +25,26 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 import os
-import marshal
+from time import sleep
 
+from messagechannel._fields import Fields, Reader
 from messagechannel._transfer import DataCloneError
 
 from messagechannel._clone cimport Serialized
 from messagechannel._csrc cimport (
-    LINK_CORRUPT, LINK_EMPTY, LINK_FIRST, LINK_FRAGMENT, LINK_GONE, LINK_LAST, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE,
-    LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link, link_arm_credit, link_arm_room,
-    link_begin,
-    link_claim, link_collect, link_decref, link_ended, link_figures, link_figures_in, link_figures_out, link_finish,
-    link_id, link_is_deaf, link_is_reserved, link_lend_segment, link_longest, link_message, link_next, link_piece,
-    link_post_many, link_recall_segment, link_send_descriptors, link_taken_before, link_trim, link_write, link_written,
-    ring_arm, ring_length, ring_pop, ring_push, shared_claim, shared_memory_close, shared_memory_map, shared_memory_new,
-    shared_memory_unmap, steal,
+    LINK_BUDGET, LINK_CORRUPT, LINK_EMPTY, LINK_FIRST, LINK_FRAGMENT, LINK_GONE, LINK_INLINE, LINK_LAST, LINK_OK,
+    LINK_ONCE, LINK_TROUBLE, LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link,
+    link_arm_credit, link_arm_room, link_begin, link_claim, link_collect, link_decref, link_drop_segments, link_ended,
+    link_figures, link_figures_in, link_figures_out, link_finish, link_id, link_is_deaf, link_is_reserved,
+    link_lend_segment, link_longest, link_may_lend, link_message, link_next, link_piece, link_post_many,
+    link_recall_segment, link_send_descriptors, link_taken_before, link_trim, link_write, link_written, ring_arm,
+    ring_length, ring_pop, ring_push, shared_claim, shared_memory_unmap, steal,
 )
 from messagechannel._transfer cimport Transfer
 from messagechannel._transport cimport (
     Envelope, Figures, Sealed, Transport, discard, envelope_of, is_envelope, owned_item, unopened,
 )
-from messagechannel._wire cimport Descriptor, Memory, Parcel, map_descriptor, unpack
+from messagechannel._wire cimport Descriptor, Memory, Parcel, unpack
 from messagechannel._wire cimport pack as pack_parcel
 
 
@@ -61,6 +62,7 @@ cdef extern from "taken.h":
     ctypedef struct letter_head:
         uint32_t segments
         uint32_t states
+        uint32_t content
     ctypedef struct letter_segment:
         uint64_t size
         uint32_t number
@@ -104,10 +106,16 @@ cdef enum:
     CHUNK = 64
     # What is longer is not joined to one piece of memory before it is written.
     SMALL = 16384
+    # From so many bytes on the content of a message travels in shared memory of its own: it does not fit into the ring,
+    # so sender and receiver would take turns.
+    LARGE = 131072
     # A pair of sockets and a piece of memory, twice.
     DESCRIPTORS_OF_A_PORT = 4
     # What a record has room to count.
     MOST_DESCRIPTORS = 65535
+
+# How long a receiver that is awake needs at most to take a message, in seconds.
+TAKING_SECONDS = 0.0001
 
 # What may be better in a moment.
 _shortages = (EMFILE, ENFILE, ENOMEM, ENOSPC, EFBIG)
@@ -169,57 +177,97 @@ cdef class Letter(Sealed):
 
     cdef tuple open(self):
         """Return the message and the ports that came with it."""
-        cdef letter_head head
-        cdef letter_segment segment
-        cdef Descriptor descriptor
-        cdef size_t start, states_start, size = <size_t>len(self.payload)
-        cdef const unsigned char *content = <const unsigned char *>PyBytes_AS_STRING(self.payload)
-        cdef uint32_t i
+        cdef list buffers
         if self.tag == TAG_PICKLE:
             return unpack(self.payload, [], [], []), ()
         if self.tag == TAG_ERROR:
             raise DataCloneError(self.payload.decode())
         if self.tag != TAG_LETTER:
-            return decode_atom(self.tag, content, size), ()
-        if size < sizeof(letter_head):
-            raise ValueError("the other process has written a letter without a head")
-        memcpy(&head, content, sizeof(letter_head))
-        states_start = sizeof(letter_head) + head.segments * sizeof(letter_segment)
-        start = states_start + head.states
-        if start > size:
-            raise ValueError("the other process has written a letter that is shorter than its head says")
+            return atom_of(self.tag, self.payload), ()
+        buffers, states, tag, content = self.take_apart()
+        self.memories = []
         descriptors, self.descriptors = self.descriptors, []
         ports = []
         try:
-            for i in range(<uint32_t>len(self.memories), head.segments):
-                # A letter that did not come by a link has segments of its own.
-                if not descriptors:
-                    raise ValueError("the other process has written a letter whose shared memory did not come")
-                memcpy(&segment, content + sizeof(letter_head) + i * sizeof(letter_segment), sizeof(letter_segment))
-                # Closed with the next one or with this call; the mapping stays.
-                descriptor = Descriptor(descriptors.pop(0))
-                self.memories.append(map_descriptor(descriptor.fd, segment.size))
-            for state, count in states_of(self.payload[states_start:start]):
+            if tag != TAG_PICKLE:
+                return atom_of(tag, content), ()
+            for state, count in states_of(states):
                 own, descriptors = descriptors[:count], descriptors[count:]
                 ports.append(_arrive(state, own))
             own, descriptors = descriptors, []
-            return unpack(self.payload[start:], self.memories, own, ports), tuple(ports)
+            buffers = [buffer if type(buffer) is Memory else bytearray(buffer) for buffer in buffers]
+            return unpack(content, buffers, own, ports), tuple(ports)
         finally:
             close_all(descriptors)
 
+    cdef tuple take_apart(self):
+        """Return what a letter is of: its buffers, what it says of ports, and the tag of its content and that itself.
 
-cdef list states_of(bytes marshalled):
-    """Return what a letter says of its ports: for each a state, and how many descriptors belong to it."""
-    if not marshalled:
-        return []
+        :raises ValueError: for what no letter is.
+        """
+        cdef letter_head head
+        cdef letter_segment segment
+        cdef size_t offset, size = <size_t>len(self.payload)
+        cdef const unsigned char *start = <const unsigned char *>PyBytes_AS_STRING(self.payload)
+        cdef uint32_t i
+        cdef list buffers = []
+        if size < sizeof(letter_head):
+            raise ValueError("the other process has written a letter without a head")
+        memcpy(&head, start, sizeof(letter_head))
+        offset = sizeof(letter_head) + head.segments * sizeof(letter_segment)
+        if offset + head.states > size:
+            raise ValueError("the other process has written a letter that is shorter than its head says")
+        states = self.payload[offset:offset + head.states]
+        offset += head.states
+        view = memoryview(self.payload)
+        for i in range(head.segments):
+            memcpy(&segment, start + sizeof(letter_head) + i * sizeof(letter_segment), sizeof(letter_segment))
+            if segment.number == LINK_INLINE:
+                if segment.size > size - offset:
+                    raise ValueError("the other process has written a letter with less in it than it says")
+                buffers.append(view[offset:offset + segment.size])
+                offset += segment.size
+            elif i < <size_t>len(self.memories):
+                buffers.append(self.memories[i])
+            else:
+                raise ValueError("the other process has written a letter whose shared memory did not come")
+        if not head.content:
+            return buffers, states, TAG_PICKLE, view[offset:]
+        if not buffers or head.content > TAG_PICKLE:
+            raise ValueError("the other process has written a letter whose content is none")
+        content = buffers.pop()
+        return buffers, states, head.content, content
+
+
+cdef object atom_of(uint8_t tag, object content):
+    """Return what is no pickle."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(content, &view, PyBUF_SIMPLE)
     try:
-        states = marshal.loads(marshalled)
-        for state, count in states:
-            if type(state) is not bytes or type(count) is not int or count < 0:
-                raise ValueError("not a state and a number")
-    except (ValueError, TypeError, EOFError) as error:
+        return decode_atom(tag, <const unsigned char *>view.buf, <size_t>view.len)
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef bytes told_of_ports(list departed):
+    """Return what a letter says of its ports: for each a state, and how many descriptors belong to it."""
+    fields = Fields()
+    for state, own in departed:
+        fields.block(state)
+        fields.numbers(len(own))
+    return fields.join()
+
+
+cdef list states_of(bytes told):
+    """Return the states and the numbers that :func:`told_of_ports` was given."""
+    states = []
+    read = Reader(told)
+    try:
+        while not read.at_end():
+            states.append((read.block(), read.number(MOST_DESCRIPTORS)))
+    except ValueError as error:
         raise ValueError(f"the other process has written a letter whose ports are none: {error}") from None
-    return list(states)
+    return states
 
 
 cdef int close_all(list descriptors) except -1:
@@ -234,12 +282,7 @@ cdef int close_all(list descriptors) except -1:
 
 @cython.final
 cdef class Dispatch:
-    """A message that is being sent: what is left of it."""
-
-    cdef int snapshot(self) except -1:
-        """Copy what the sender may change once it has been told that the message was posted."""
-        self.parts = [part if type(part) is bytes else bytes(part) for part in self.parts]
-        return 0
+    """A message that is being sent: what is left of it, in bytes that nobody changes."""
 
 
 cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors, list owners):
@@ -254,52 +297,97 @@ cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors, list owners
     return self
 
 
-cdef tuple write_down(Envelope envelope, Link carrier):
-    """Return the tag of a message, the parts of its payload, its descriptors and a list of those who own them.
-
-    Large buffers go into segments of the link, or into memory of their own where there is none. The ports depart.
-
-    :raises OSError: when there is no memory or no descriptor for that; it may be tried again then.
-    """
+cdef object prepared(Envelope envelope):
+    """Return a message in a form that can be written down: an atom, a Letter or a Parcel. It stays in the envelope."""
     cdef object data = envelope.data
     cdef link_piece piece
     cdef Parcel parcel
-    cdef letter_head head
-    cdef list descriptors = [], owners = []
-    if type(data) is Letter:
-        tag, payload, descriptors = (<Letter>data).as_tuple()
-        return tag, [payload], descriptors, [Descriptor(fd) for fd in descriptors]
-    if type(data) is Parcel:
-        parcel = <Parcel>data
-    elif type(data) is Serialized:
+    if type(data) is Letter or type(data) is Parcel:
+        return data
+    if type(data) is Serialized:
         parcel = Parcel.of_serialized(data)
         parcel.seal()
     elif not envelope.ports and encode_atom(<PyObject *>data, &piece):
-        return piece.tag, [PyBytes_FromStringAndSize(
-            <char *>(&piece.value if piece.payload == NULL else piece.payload), <Py_ssize_t>piece.length)], [], []
+        return data
     else:
         parcel = pack_with_ports(data, envelope.ports)
     envelope.data = parcel
-    if is_plain(parcel):
+    return parcel
+
+
+cdef size_t shared_size(object data) except? 0:
+    """Return how many bytes of segments a message takes."""
+    cdef link_piece piece
+    cdef size_t size
+    cdef list buffers
+    if type(data) is Letter:
+        if (<Letter>data).tag != TAG_LETTER:
+            return 0
+        buffers, _, tag, content = (<Letter>data).take_apart()
+        size = <size_t>len(content) if tag != TAG_PICKLE else in_segment(<size_t>len(content))
+    elif type(data) is Parcel:
+        buffers = (<Parcel>data).big
+        size = in_segment((<Parcel>data).size)
+    else:
+        encode_atom(<PyObject *>data, &piece)
+        return in_segment(piece.length)
+    for buffer in buffers:
+        size += <size_t>len(buffer)
+    return size
+
+
+cdef size_t in_segment(size_t size) noexcept:
+    """Return how much of a content of `size` bytes goes into a segment: all, or nothing.
+
+    The ring takes any length without taking more memory, if slowly.
+    """
+    return size if LARGE <= size <= LINK_BUDGET else 0
+
+
+cdef tuple write_down(object data, Link carrier):
+    """Return the tag of a message, the parts of its payload, its descriptors and a list of those who own them.
+
+    Large buffers go into segments of the link, and where there is no link into the payload. The ports depart.
+
+    :raises OSError: when there is no memory or no descriptor for that; it may be tried again then.
+    """
+    cdef link_piece piece
+    cdef Parcel parcel
+    if type(data) is Letter:
+        if (<Letter>data).tag != TAG_LETTER:
+            return (<Letter>data).tag, [(<Letter>data).payload], [], []
+        buffers, states, tag, content = (<Letter>data).take_apart()
+        own = [Descriptor(fd) for fd in (<Letter>data).descriptors]
+        try:
+            written = write_letter(data, buffers, states, tag, [content], <size_t>len(content), own, carrier)
+        except BaseException:
+            for descriptor in own:
+                descriptor.detach()
+            raise
+        (<Letter>data).descriptors = []
+        return written
+    if type(data) is not Parcel:
+        encode_atom(<PyObject *>data, &piece)
+        if carrier is not None and in_segment(piece.length):
+            content = PyMemoryView_FromMemory(<char *>piece.payload, <Py_ssize_t>piece.length, PyBUF_READ)
+            try:
+                return write_letter(data, [], b"", piece.tag, [content], piece.length, [], carrier)
+            except OSError:
+                # The ring takes it, too.
+                pass
+        return piece.tag, [data if type(data) is bytes else PyBytes_FromStringAndSize(
+            <char *>(&piece.value if piece.payload == NULL else piece.payload), <Py_ssize_t>piece.length)], [], []
+    parcel = <Parcel>data
+    if is_plain(parcel) and (carrier is None or not in_segment(parcel.size)):
         return TAG_PICKLE, parcel.parts(), [], []
     # One after the other, and each once: whoever tries again after a shortage goes on where this one stopped.
     reserve_descriptors(DESCRIPTORS_OF_A_PORT * (len(parcel.ports) - len(parcel.departed)) + len(parcel.big))
     for port in parcel.ports[len(parcel.departed):]:
         state, own = _depart(port)
         parcel.departed.append((state, [Descriptor(fd) for fd in own]))
-    segments = write_segments(parcel.big, carrier, descriptors, owners)
-    for _, own in parcel.departed:
-        descriptors += [descriptor.fd for descriptor in own]
-    descriptors += [descriptor.fd for descriptor in parcel.descriptors]
-    owners.append(parcel)
-    if len(descriptors) > MOST_DESCRIPTORS:
-        raise DataCloneError(
-            f"one message can take {MOST_DESCRIPTORS} descriptors to another process, not {len(descriptors)}")
-    marshalled = marshal.dumps([(state, len(own)) for state, own in parcel.departed])
-    head.segments = <uint32_t>len(parcel.big)
-    head.states = <uint32_t>len(marshalled)
-    front = PyBytes_FromStringAndSize(<char *>&head, sizeof(letter_head)) + segments + marshalled
-    return TAG_LETTER, [front, *parcel.parts()], descriptors, owners
+    states = told_of_ports(parcel.departed)
+    own = [descriptor for _, own in parcel.departed for descriptor in own] + parcel.descriptors
+    return write_letter(parcel, parcel.big, states, TAG_PICKLE, parcel.parts(), parcel.size, own, carrier)
 
 
 cdef bint is_plain(Parcel parcel) except -1:
@@ -307,60 +395,86 @@ cdef bint is_plain(Parcel parcel) except -1:
     return not (parcel.big or parcel.descriptors or parcel.ports)
 
 
-cdef bytes write_segments(list buffers, Link carrier, list descriptors, list owners):
-    """Copy large buffers into segments, and return what a letter says of those."""
-    cdef letter_segment segment
-    cdef Py_buffer view
-    cdef void *address
-    cdef int descriptor, number
-    cdef bytes written = b""
-    cdef list numbers = []
+cdef tuple write_letter(object owner, list buffers, bytes states, uint8_t tag, list content, size_t size, list own,
+                        Link carrier):
+    """Return a letter as :func:`write_down` does.
+
+    :param content: parts of `size` bytes in all, of which `owner` is the owner, as of the buffers.
+    :param own: each a Descriptor, beside those of the segments.
+    """
+    cdef letter_head head
+    cdef bytes segments = b""
+    # The bytes of segments that are none, what was lent, and the descriptors of segments that are new.
+    cdef list inlined = [], lent = [], new = []
+    head.content = 0
     try:
         for buffer in buffers:
-            PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+            segments += write_segment([buffer], <size_t>len(buffer), carrier, inlined, lent, new)
+        if tag != TAG_PICKLE or carrier is not None and in_segment(size):
             try:
-                number = lend(carrier, <size_t>view.len, &address, &descriptor)
-                segment.size = <uint64_t>view.len
-                segment.number = <uint32_t>number
-                segment.is_new = descriptor >= 0
-                numbers.append(number)
-                if descriptor >= 0:
-                    descriptors.append(descriptor)
-                    owners.append(Descriptor(descriptor))
-                with nogil:
-                    memcpy(address, view.buf, <size_t>view.len)
-                if number == <int>LINK_SEGMENTS:
-                    shared_memory_unmap(address, <size_t>view.len)
-            finally:
-                PyBuffer_Release(&view)
-            written += PyBytes_FromStringAndSize(<char *>&segment, sizeof(letter_segment))
+                segments += write_segment(content, size, carrier, inlined, lent, new)
+                head.content = tag
+                content = []
+            except OSError:
+                # The ring takes it, too.
+                if tag != TAG_PICKLE:
+                    raise
+        own = new + own
+        if len(own) > MOST_DESCRIPTORS:
+            raise DataCloneError(
+                f"one message can take {MOST_DESCRIPTORS} descriptors to another process, not {len(own)}")
     except BaseException:
-        if carrier is not None:
-            for number in numbers:
-                link_recall_segment(carrier._link, number)
+        for number, some in lent:
+            link_recall_segment(carrier._link, number, some)
         raise
-    if carrier is not None and numbers:
+    if lent:
         carrier._lent()
-    return written
+    head.segments = <uint32_t>(len(segments) // sizeof(letter_segment))
+    head.states = <uint32_t>len(states)
+    front = PyBytes_FromStringAndSize(<char *>&head, sizeof(letter_head)) + segments + states
+    return TAG_LETTER, [front, *inlined, *content], [descriptor.fd for descriptor in own], [*own, owner]
 
 
-cdef int lend(Link carrier, size_t size, void **address, int *descriptor) except -1:
-    """Find memory for a large buffer; return the number of its segment."""
-    cdef int number = LINK_SEGMENTS
-    cdef int error
-    if carrier is not None:
-        number = link_lend_segment(carrier._link, size, address, descriptor)
+cdef bytes write_segment(list parts, size_t size, Link carrier, list inlined, list lent, list new):
+    """Copy bytes into a segment, or put them among those that follow in the letter; return what it says of that."""
+    cdef letter_segment segment
+    cdef void *address
+    cdef int descriptor, error
+    cdef int number = LINK_INLINE
+    if carrier is None:
+        inlined += parts
     else:
-        descriptor[0] = shared_memory_new(size)
-        address[0] = NULL if descriptor[0] < 0 else shared_memory_map(descriptor[0], size)
-        if address[0] == NULL:
-            number = -1
-    if number < 0:
-        error = errno
-        if carrier is None and descriptor[0] >= 0:
-            shared_memory_close(descriptor[0])
-        raise OSError(error, f"no shared memory for the {size} bytes of a buffer: {os.strerror(error)}")
-    return number
+        number = link_lend_segment(carrier._link, size, &address, &descriptor)
+        if number < 0:
+            error = errno
+            raise OSError(error, f"no shared memory for {size} bytes of a message: {os.strerror(error)}")
+        lent.append((number, size))
+        try:
+            if descriptor >= 0:
+                new.append(Descriptor(descriptor))
+            copy_parts(parts, <char *>address, size)
+        finally:
+            if number == <int>LINK_ONCE:
+                shared_memory_unmap(address, size)
+    segment.size = size
+    segment.number = <uint32_t>number
+    segment.is_new = number != <int>LINK_INLINE and descriptor >= 0
+    return PyBytes_FromStringAndSize(<char *>&segment, sizeof(letter_segment))
+
+
+cdef int copy_parts(list parts, char *to, size_t size) except -1:
+    cdef Py_buffer view
+    cdef size_t done = 0
+    for part in parts:
+        PyObject_GetBuffer(part, &view, PyBUF_SIMPLE)
+        if <size_t>view.len <= size - done:
+            with nogil:
+                memcpy(to + done, view.buf, <size_t>view.len)
+        done += <size_t>view.len
+        PyBuffer_Release(&view)
+    if done != size:
+        raise ValueError(f"{done} bytes are there of a message of {size}")
+    return 0
 
 
 cdef Parcel pack_with_ports(object data, tuple ports):
@@ -381,9 +495,10 @@ def letter_of(Envelope envelope):
     The descriptors are the caller's. A message that can't be written down arrives as a DataCloneError.
     """
     try:
-        if type(envelope.data) is Letter:
-            return (<Letter>envelope.data).as_tuple()
-        tag, parts, descriptors, _ = write_down(envelope, None)
+        data = prepared(envelope)
+        if type(data) is Letter and not (<Letter>data).memories:
+            return (<Letter>data).as_tuple()
+        tag, parts, descriptors, _owners = write_down(data, None)
         return tag, b"".join(parts), [os.dup(fd) for fd in descriptors]
     except Exception as error:
         return TAG_ERROR, excuse(error), []
@@ -419,7 +534,8 @@ cdef Letter letter_taken(taken *t):
     letter.payload = steal(t.object)
     letter.memories = []
     for i in range(t.loan_count):
-        letter.memories.append(Memory.adopt(t.loans[i].address, t.loans[i].size, end_loan, <void *>t.loans[i]))
+        letter.memories.append(None if t.loans[i] == NULL else Memory.adopt(
+            t.loans[i].address, t.loans[i].size, end_loan, <void *>t.loans[i]))
     letter.descriptors = [t.descriptors[i] for i in range(t.count)]
     PyMem_RawFree(t.loans)
     PyMem_RawFree(t.descriptors)
@@ -507,7 +623,11 @@ cdef class Link(Transport):
         cdef Parcel parcel = <Parcel>envelope.data
         cdef Dispatch dispatch
         try:
-            self._dispatch = dispatch = self._write_down(envelope)
+            dispatch = self._write_down(envelope)
+            if dispatch is None:
+                # A receiver that is about to take what is under way is there sooner than a copy for later is made.
+                sleep(TAKING_SECONDS)
+                dispatch = self._write_down(envelope)
         except Exception:
             if parcel._transfer is None:
                 self.pump()
@@ -518,6 +638,12 @@ cdef class Link(Transport):
             self._stalled = True
             self._try_again()
             return True
+        if dispatch is None:
+            parcel.snapshot()
+            self._held = envelope
+            self.pump()
+            return True
+        self._dispatch = dispatch
         self.pump()
         return not dispatch.dropped
 
@@ -548,11 +674,16 @@ cdef class Link(Transport):
     cdef Dispatch _write_down(self, Envelope envelope):
         """Return the dispatch of a message; one that can't be written down arrives as a DataCloneError.
 
+        None: the far side is to take what is under way first.
+
         :raises OSError: when there is no memory or no descriptor now.
         :raises MemoryError: likewise.
         """
         try:
-            tag, parts, descriptors, owners = write_down(envelope, self)
+            data = prepared(envelope)
+            if not link_may_lend(self._link, shared_size(data)):
+                return None
+            tag, parts, descriptors, owners = write_down(data, self)
         except Exception as error:
             if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno in _shortages:
                 raise
@@ -570,6 +701,7 @@ cdef class Link(Transport):
                 if self._dispatch is not None:
                     self._dispatch.dropped = True
                 self._dispatch = self._held = None
+                link_drop_segments(self._link)
             if self._dispatch is None:
                 envelope = self._held
                 if envelope is None:
@@ -578,6 +710,9 @@ cdef class Link(Transport):
                         outcome = ring_arm(self._backlog)
                         if outcome == RING_CLOSED or outcome == RING_ARMED and self._closing:
                             self._all_sent()
+                        if outcome == RING_CLOSED:
+                            # Nobody will be the pump any more.
+                            link_drop_segments(self._link)
                         if outcome == RING_CLOSED or outcome == RING_ARMED:
                             return 0
                         continue
@@ -585,15 +720,19 @@ cdef class Link(Transport):
                         discard(item)
                         continue
                     envelope = enveloped(item)
+                self._held = envelope
                 try:
                     self._dispatch = self._write_down(envelope)
-                    self._held = None
                 except Exception:
                     # For want of memory or descriptors.
-                    self._held = envelope
                     self._stalled = True
                     self._try_again()
                     return 0
+                if self._dispatch is None:
+                    if self._wait_until_taken():
+                        continue
+                    return 0
+                self._held = None
             outcome = self._go_on()
             if outcome == LINK_OK or outcome == LINK_GONE:
                 self._dispatch.dropped = outcome == LINK_GONE
@@ -620,13 +759,23 @@ cdef class Link(Transport):
 
     cdef bint _wait_for_room(self, int why) except -1:
         """Leave the pump to whoever hears that there is room; True when that was there already."""
-        self._dispatch.snapshot()
         self._stalled = True
         if why == LINK_TROUBLE:
             # Descriptors, which the far side's socket has no room for.
             self._try_again()
             return False
         if link_arm_room(self._link):
+            return False
+        return shared_claim(&self._stalled, True, False)
+
+    cdef bint _wait_until_taken(self) except -1:
+        """Leave the pump to whoever hears that the far side has taken something; True when it has already.
+
+        Every message that is under way has been published, and that the far side takes it, or never will, rings.
+        """
+        cdef size_t size = shared_size(self._held.data)
+        self._stalled = True
+        if link_arm_credit(self._link) and not link_may_lend(self._link, size):
             return False
         return shared_claim(&self._stalled, True, False)
 

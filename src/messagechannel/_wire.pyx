@@ -17,7 +17,7 @@ and both pickles follow. A pickle begins with a byte that a head never begins wi
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyObject
 from libc.errno cimport EINVAL, ENOSYS, errno
 from libc.stdint cimport uint64_t, uintptr_t
@@ -581,41 +581,44 @@ cpdef Parcel pack(object message, Transfer transfer):
 cpdef object unpack(object payload, list big, list descriptors, list ports):
     """Return the message in a payload, and use up what came beside it.
 
-    :param payload: bytes.
-    :param big: a :class:`Memory` for each of the parcel's.
+    :param payload: contiguous bytes of any kind; nothing that is returned refers to them.
+    :param big: a buffer for each of the parcel's, which is the message's from then on.
     :param descriptors: numbers, which belong to this function; what it does not use it closes.
     :param ports: a port for each of the parcel's.
     :raises ValueError: for what no parcel can be.
     :raises Exception: whatever the callables that reducers and ``__transfer__`` named raise.
     """
     cdef list owned = [Descriptor(fd) for fd in descriptors]
-    cdef bytes data = payload
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(data)
+    cdef Py_buffer buffer
     if _pickle is None:
         _make_classes()
+    PyObject_GetBuffer(payload, &buffer, PyBUF_SIMPLE)
     try:
-        if not size or data[0] != PROTO:
-            return unpack_beside(data, big, owned, ports)
-        check_pickle(data, 0, size)
+        if not buffer.len or (<unsigned char *>buffer.buf)[0] != PROTO:
+            return unpack_beside(payload, &buffer, big, owned, ports)
+        check_pickle(&buffer, 0, <size_t>buffer.len)
         if big or owned or ports:
             raise ValueError("malformed message: nothing belongs beside it")
-        return _pickle.loads(data)
+        return _pickle.loads(payload)
     except _pickle.UnpicklingError as error:
         raise ValueError(f"malformed message: {error}") from error
+    finally:
+        PyBuffer_Release(&buffer)
 
 
-cdef int check_pickle(bytes data, size_t offset, size_t size) except -1:
+cdef int check_pickle(const Py_buffer *buffer, size_t offset, size_t size) except -1:
     """See whether there may be a pickle, lest the unpickler runs out of bytes."""
-    if size < 2 or data[offset] != PROTO or data[offset + size - 1] != STOP:
+    cdef const unsigned char *start = <const unsigned char *>buffer.buf + offset
+    if size < 2 or start[0] != PROTO or start[size - 1] != STOP:
         raise ValueError("malformed message: a pickle is none, or was cut off")
     return 0
 
 
-cdef object unpack_beside(bytes data, list big, list descriptors, list ports):
-    cdef size_t words = PyBytes_GET_SIZE(data) // sizeof(uint64_t)
+cdef object unpack_beside(object data, const Py_buffer *buffer, list big, list descriptors, list ports):
+    cdef size_t size = <size_t>buffer.len
+    cdef size_t words = size // sizeof(uint64_t)
     cdef uint64_t head[FIXED]
-    cdef const char *start = PyBytes_AS_STRING(data)
-    cdef size_t size = PyBytes_GET_SIZE(data)
+    cdef const char *start = <const char *>buffer.buf
     cdef uint64_t message, luggage, offset
     if words < FIXED:
         raise ValueError("malformed message: its head is cut off")
@@ -627,9 +630,9 @@ cdef object unpack_beside(bytes data, list big, list descriptors, list ports):
     luggage = head[2]
     if message > size - offset or luggage != size - offset - message:
         raise ValueError("malformed message: its lengths contradict each other")
-    check_pickle(data, offset, message)
+    check_pickle(buffer, offset, message)
     if luggage:
-        check_pickle(data, offset + message, luggage)
+        check_pickle(buffer, offset + message, luggage)
     cdef Entries entries = Entries.__new__(Entries)
     entries.big = big
     entries.descriptors = descriptors
@@ -637,16 +640,17 @@ cdef object unpack_beside(bytes data, list big, list descriptors, list ports):
     luggage_objects = entries.read(start + (FIXED + head[3]) * sizeof(uint64_t), head[4])
     if entries.next_big != <size_t>len(big) or entries.next_descriptor != <size_t>len(descriptors):
         raise ValueError("malformed message: something beside it is too much")
-    view = memoryview(data)
-    if not luggage:
-        if ports:
-            raise ValueError("malformed message: it has no place for ports")
-        return _pickle.loads(view[offset:offset + message], buffers=message_objects)
-    contents, references = check_luggage(_pickle.loads(view[offset + message:], buffers=luggage_objects), ports)
-    coming = iter(ports)
-    received = [next(coming) if content is None else content[0](*content[1]) for content in contents]
-    from io import BytesIO
-    return _unpickler_class(BytesIO(view[offset:offset + message]), message_objects, received, references).load()
+    with memoryview(data) as view, view[offset:offset + message] as pickled:
+        if not luggage:
+            if ports:
+                raise ValueError("malformed message: it has no place for ports")
+            return _pickle.loads(pickled, buffers=message_objects)
+        with view[offset + message:] as pickled_luggage:
+            contents, references = check_luggage(_pickle.loads(pickled_luggage, buffers=luggage_objects), ports)
+        coming = iter(ports)
+        received = [next(coming) if content is None else content[0](*content[1]) for content in contents]
+        from io import BytesIO
+        return _unpickler_class(BytesIO(pickled), message_objects, received, references).load()
 
 
 cdef tuple check_luggage(object luggage, list ports):

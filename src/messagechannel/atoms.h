@@ -84,10 +84,11 @@ static inline PyObject *decode_atom(uint8_t tag, const unsigned char *payload, s
         unsigned char any = 0;
         if (!text)
             return NULL;
+        unsigned char *characters = PyUnicode_1BYTE_DATA(text);
         if (length)
-            memcpy(PyUnicode_1BYTE_DATA(text), payload, length);
+            memcpy(characters, payload, length);
         for (size_t i = 0; i < length; i++)
-            any |= PyUnicode_1BYTE_DATA(text)[i];
+            any |= characters[i];
         if (any < 128)
             return text;
         Py_DECREF(text);

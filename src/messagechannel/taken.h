@@ -9,15 +9,17 @@
 #include "atoms.h"
 #include "shared_memory.h"
 
-/* What stands in front of a letter's parcel: the head, the segments, what is told of the ports. */
+/* A letter: its head, the segments, what is told of the ports, the bytes of those segments that are none (LINK_INLINE), and
+   the content, unless that is in the last segment. */
 typedef struct letter_head {
     uint32_t segments;
-    uint32_t states; /* bytes */
+    uint32_t states;  /* bytes */
+    uint32_t content; /* the tag of what is in the last segment; 0: a pickle follows here */
 } letter_head;
 
 typedef struct letter_segment {
     uint64_t size;
-    uint32_t number;
+    uint32_t number; /* of the link's, LINK_ONCE or LINK_INLINE */
     uint32_t is_new; /* a descriptor comes with it */
 } letter_segment;
 
@@ -32,7 +34,7 @@ typedef struct loan {
 typedef struct taken {
     PyObject *object; /* the atom, or the payload as bytes */
     int *descriptors; /* count of them; PyMem_RawFree */
-    loan **loans;     /* likewise */
+    loan **loans;     /* likewise; NULL for a segment whose bytes are in the payload */
     uint32_t count, loan_count;
     int error;        /* why the loans are incomplete, or 0 */
     uint8_t tag;
@@ -80,32 +82,50 @@ static int segments_have_room(const far_link *l, const link_message *m, const ta
     return 1;
 }
 
+/* Borrows a segment of the letter that was just taken; NULL with errno. */
+static loan *borrow_segment(far_link *l, const letter_segment *s, int descriptor)
+{
+    loan *one = PyMem_RawMalloc(sizeof *one);
+    if (!one) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    *one = (loan){.lender = l, .number = s->number, .size = (size_t)s->size};
+    one->address = link_borrow_segment(l, s->number, (size_t)s->size, descriptor, &one->mapped);
+    if (!one->address) {
+        PyMem_RawFree(one);
+        return NULL;
+    }
+    return one;
+}
+
 /* Borrows the segments of the letter that was just taken. Descriptors that go to them leave t->descriptors. */
 static void borrow_segments(far_link *l, taken *t)
 {
     uint32_t segments = count_segments(t), used = 0;
+    uint64_t borrowed = 0;
     t->loans = PyMem_RawCalloc(segments + 1, sizeof *t->loans);
-    for (uint32_t i = 0; t->loans && i < segments && !t->error; i++) {
-        letter_segment s = get_segment(t, i);
-        loan *one = PyMem_RawMalloc(sizeof *one);
-        if (!one || (s.is_new && used == t->count) || s.size > PTRDIFF_MAX) {
-            t->error = one ? EPROTO : ENOMEM;
-        } else {
-            int descriptor = s.is_new ? t->descriptors[used] : -1;
-            *one = (loan){.lender = l, .number = s.number, .size = (size_t)s.size};
-            one->address = link_borrow_segment(l, s.number, (size_t)s.size, descriptor, &one->mapped);
-            if (!one->address)
-                t->error = errno;
-            else
-                used += s.is_new != 0;
-        }
-        if (t->error)
-            PyMem_RawFree(one);
-        else
-            t->loans[t->loan_count++] = one;
-    }
     if (!t->loans)
         t->error = ENOMEM;
+    for (uint32_t i = 0; i < segments; i++) {
+        letter_segment s = get_segment(t, i);
+        if (s.number == LINK_INLINE) {
+            t->loan_count += !t->error;
+            continue;
+        }
+        borrowed += s.size;
+        if (t->error)
+            continue;
+        if ((s.is_new && used == t->count) || s.size > PTRDIFF_MAX) {
+            t->error = EPROTO;
+        } else if (!(t->loans[i] = borrow_segment(l, &s, s.is_new ? t->descriptors[used] : -1))) {
+            t->error = errno;
+        } else {
+            used += s.is_new != 0;
+            t->loan_count++;
+        }
+    }
+    link_count_borrowed(l, borrowed);
     t->count -= used;
     memmove(t->descriptors, t->descriptors + used, t->count * sizeof(int));
 }
