@@ -338,6 +338,8 @@ def test_ctrl_c_ends_a_blocked_call_and_loses_nothing(run_python, call):
     done = run_python(f"""
 import os, signal, threading
 from messagechannel import MessageChannel, wait
+# Where tests run in the background, the signal may be ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 port1, port2 = MessageChannel()
 full, end = MessageChannel(capacity=1)
 full.post_message(1)

@@ -421,8 +421,11 @@ if __name__ == "__main__":
 
 
 INTERRUPTED = """
-import os, sys, time
+import os, signal, sys, time
 from messagechannel import Worker
+
+# Where tests run in the background, the signal may be ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def target(port):
     port.post_message(os.getpid())

@@ -28,7 +28,7 @@ from messagechannel import ChannelClosedError, DataCloneError, wait
 
 FACTOR = int(os.environ.get("MESSAGECHANNEL_STRESS_FACTOR", "1"))
 SEED = os.environ.get("MESSAGECHANNEL_STRESS_SEED")
-SEEDS = [int(SEED)] * FACTOR if SEED else [random.randrange(10**9) for _ in range(6 * FACTOR)]
+SEEDS = [int(SEED)] * FACTOR if SEED else [random.randrange(10**9) for _ in range(3 * FACTOR)]
 
 THREADS = 3
 TASKS = 2

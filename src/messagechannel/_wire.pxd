@@ -50,6 +50,5 @@ cdef class Parcel:
     cdef bytes _make_head(self)
 
 
-cdef Memory map_descriptor(int fd, size_t size)
 cpdef Parcel pack(object message, Transfer transfer)
 cpdef object unpack(object payload, list big, list descriptors, list ports)
