@@ -388,7 +388,7 @@ size_t link_post_many(far_link *l, ring *backlog, const link_piece *pieces, size
     spin_acquire(&l->writing);
     if (link_ended(l) || link_is_deaf(l))
         *outcome = LINK_GONE;
-    else if (!ring_is_armed(backlog))
+    else if (backlog && !ring_is_armed(backlog))
         *outcome = LINK_BACKLOG;
     for (; *outcome == LINK_OK && posted < n; posted++) {
         const link_piece *p = &pieces[posted];

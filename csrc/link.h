@@ -208,8 +208,8 @@ bool link_restore(far_link *l, const link_segment *segments, const void *partial
 /* ---- sending ---- */
 
 /* Writes messages and tells the other side of them at once, as far as they fit, if nothing waits in `backlog`, which is
-   armed (ring_arm) when that is so. Returns how many went in; *outcome is about the next: LINK_OK, LINK_FULL,
-   LINK_BACKLOG, LINK_GONE. */
+   armed (ring_arm) when that is so; NULL from the pump, which is the first in line. Returns how many went in; *outcome is
+   about the next: LINK_OK, LINK_FULL, LINK_BACKLOG, LINK_GONE. */
 size_t link_post_many(far_link *l, ring *backlog, const link_piece *pieces, size_t n, int *outcome);
 /* Has all posts go to the backlog, if none do yet: the caller, and nobody else, may link_write until it arms the
    backlog again. */

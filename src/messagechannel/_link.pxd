@@ -41,6 +41,8 @@ cdef class Link(Transport):
     cdef Envelope _held
     # The pump waits for room; whoever claims this goes on.
     cdef shared_number _stalled
+    # Messages that went to the backlog since somebody last tried to go on, more or less.
+    cdef shared_number _behind
     # The channel was closed: the pump ends the link when all is sent.
     cdef shared_number _closing
 

@@ -109,6 +109,8 @@ cdef enum:
     # From so many bytes on the content of a message travels in shared memory of its own: it does not fit into the ring,
     # so sender and receiver would take turns.
     LARGE = 131072
+    # Messages that a stalled pump lets gather before who posts them is the pump.
+    PATIENT_PUSHES = 64
     # A pair of sockets and a piece of memory, twice.
     DESCRIPTORS_OF_A_PORT = 4
     # What a record has room to count.
@@ -612,6 +614,12 @@ cdef class Link(Transport):
             return False
         if outcome & RING_WAKE:
             self.pump()
+        elif self._stalled:
+            # Whoever hears the bell may have to wait for this very thread to give up the GIL.
+            self._behind += 1
+            if self._behind >= PATIENT_PUSHES:
+                self._behind = 0
+                self.resume()
         return True
 
     cdef bint _send_now(self, Envelope envelope) except -1:
@@ -695,6 +703,7 @@ cdef class Link(Transport):
         cdef PyObject *item
         cdef c_bool shut
         cdef int outcome
+        cdef link_piece piece
         cdef Envelope envelope
         while True:
             if link_ended(self._link):
@@ -717,6 +726,10 @@ cdef class Link(Transport):
                             return 0
                         continue
                     if link_ended(self._link):
+                        discard(item)
+                        continue
+                    if not is_envelope(item) and encode_atom(item, &piece) \
+                            and link_post_many(self._link, NULL, &piece, 1, &outcome):
                         discard(item)
                         continue
                     envelope = enveloped(item)
