@@ -92,7 +92,7 @@ stress: $(STAMPS)/build-tools $(STAMPS)/package $(STAMPS)/group-test
 bench: $(STAMPS)/package $(STAMPS)/group-bench $(STAMPS)/build-tools
 	$(C_CONFIGURE) -B $(BUILD)/bench -DMESSAGECHANNEL_C_TESTS=OFF -DMESSAGECHANNEL_BENCH=ON
 	$(BIN)/cmake --build $(BUILD)/bench
-	MESSAGECHANNEL_BENCH_RING=$(BUILD)/bench/bench_ring $(BIN)/python -m pytest bench --benchmark-only
+	MESSAGECHANNEL_BENCH_PROGRAMS=$(BUILD)/bench $(BIN)/python -m pytest bench --benchmark-only
 
 # The models of the lock-free core, searched exhaustively by Spin (csrc/model/README.md).
 model:

@@ -11,6 +11,7 @@ from functools import partial
 
 import peers
 import pytest
+from alone import alone
 from child_targets import MEASURES, keep_ports, say_up
 
 from messagechannel import MessageChannel, Worker
@@ -47,6 +48,7 @@ OURS = {
     "post_message / receive, unbounded": partial(peers.ours, None, "post_message"),
 }
 NODE = "Node's postMessage"
+ALONE = "the byte ring alone, in C"
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +186,8 @@ def arrays(array, count, end):
 def test_stream_of_ints(compare, connected):
     compare(
         "stream of ints to another process",
-        connected(OURS | PYTHON_PEERS, stream_of_ints) | {NODE: peers.node("ints", 50_000)},
+        connected(OURS | PYTHON_PEERS, stream_of_ints)
+        | {NODE: peers.node("ints", 50_000), ALONE: alone("bench_byte_ring", "stream", 8, 1_000_000)},
         {"Pipe": 10, NODE: 1.0} | dict.fromkeys(["Queue", "SimpleQueue", "faster-fifo", "pyzmq"], 4),
         rounds=9,
     )
@@ -194,7 +197,11 @@ def test_stream_of_bytes(compare, connected):
     raw = {"Pipe, send_bytes": partial(peers.pipe, peers.raw_pipe_end)}
     compare(
         "stream of 1 KiB bytes to another process",
-        connected(OURS | PYTHON_PEERS | raw, stream_of_bytes) | {NODE: peers.node("bytes", 10_000, len(KIBIBYTE))},
+        connected(OURS | PYTHON_PEERS | raw, stream_of_bytes)
+        | {
+            NODE: peers.node("bytes", 10_000, len(KIBIBYTE)),
+            ALONE: alone("bench_byte_ring", "stream", len(KIBIBYTE), 200_000),
+        },
         {"Pipe": 10, NODE: 1.0} | dict.fromkeys([*raw, "Queue", "SimpleQueue", "faster-fifo", "pyzmq"], 4),
         rounds=9,
     )
@@ -224,7 +231,7 @@ def test_round_trip(compare, connected):
     compare(
         "round trip to another process",
         connected({"send / receive, twice": peers.ours} | PYTHON_PEERS, round_trips)
-        | {NODE: peers.node("round-trip", ROUND_TRIPS)},
+        | {NODE: peers.node("round-trip", ROUND_TRIPS), ALONE: alone("bench_byte_ring", "ping_pong", 8, 100_000)},
         {"Pipe": 0.2},
         rounds=9,
         unit="ns a round trip",

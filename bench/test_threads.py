@@ -4,8 +4,6 @@ Beside them the ring alone, in C, between two threads that never sleep: what no 
 makes its own bound methods, for one that another thread made costs an atomic operation a call without the GIL.
 """
 
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -13,24 +11,15 @@ from collections import deque
 from itertools import repeat
 from queue import Queue, SimpleQueue
 
+from alone import alone
+
 from messagechannel import MessageChannel
 
 BATCH = 256
 # CPython keeps smaller ints ready-made.
 FIRST = 1000
 GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
-RING = os.environ.get("MESSAGECHANNEL_BENCH_RING")
 ALONE = "the ring alone, in C"
-
-
-def ring_alone(figure, messages):
-    """Return a contender that runs bench/ring.c, None where that was not built."""
-
-    def run():
-        command = [RING, figure, str(messages)]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    return RING and run
 
 
 def together(messages, *runs):
@@ -127,7 +116,7 @@ def test_stream(compare):
             "SimpleQueue": lambda: stream(200_000, 1, simple_queue),
             "queue.Queue": lambda: stream(10_000, 1, plain_queue),
             "deque, polled": lambda: stream(200_000, 1, plain_deque),
-            ALONE: ring_alone("stream", 1_000_000),
+            ALONE: alone("bench_ring", "stream", 1_000_000),
         },
         {"SimpleQueue": 1.0 if GIL else 2.5},
     )
@@ -139,7 +128,7 @@ def test_stream_in_batches(compare):
         {
             "send_many / receive_many": lambda: in_batches(800 * BATCH),
             "SimpleQueue, one by one": lambda: stream(200_000, 1, simple_queue),
-            ALONE: ring_alone("batches", 4_000 * BATCH),
+            ALONE: alone("bench_ring", "batches", 4_000 * BATCH),
         },
         {"SimpleQueue, one by one": 1.0 if GIL else 5},
     )
@@ -206,7 +195,7 @@ def test_round_trip(compare):
             "post_message / receive, twice": lambda: ours_both_ways(5_000),
             "two SimpleQueues": lambda: rally(1_000, simple_queue, simple_queue),
             "two queue.Queues": lambda: rally(1_000, plain_queue, plain_queue),
-            ALONE: ring_alone("ping_pong", 100_000),
+            ALONE: alone("bench_ring", "ping_pong", 100_000),
         },
         {"two SimpleQueues": 0.3},
         unit="ns a round trip",
