@@ -33,7 +33,7 @@ static void segment_put(ring *r, ring_segment *s)
 void ring_init(ring *r, size_t capacity)
 {
     atomic_init(&r->tail, RING_LAST);
-    r->bounded = capacity != 0;
+    r->bounded = r->returns_room = capacity != 0;
     r->capacity = capacity;
     atomic_init(&r->credits, capacity);
     atomic_init(&r->announce, 0);
@@ -242,7 +242,7 @@ size_t ring_pop_many(ring *r, void **items, size_t limit)
                 offset = 0;
             }
         }
-        r->offset = (uint16_t)offset;
+        r->offset = (uint8_t)offset;
     }
     ring_drop_token(r);
     return n;
@@ -374,6 +374,6 @@ size_t ring_reserve(ring *r, size_t wanted)
 
 void ring_return_room(ring *r, size_t n)
 {
-    if (r->bounded)
+    if (r->returns_room)
         atomic_fetch_add_explicit(&r->credits, n, memory_order_seq_cst);
 }
