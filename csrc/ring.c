@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "pause.h"
+#include "pool.h"
 
 _Static_assert(RING_SLOTS != 30 || sizeof(void *) != 8 || sizeof(ring_segment) == 256,
                "a segment is four cache lines");
@@ -13,6 +14,8 @@ _Static_assert(offsetof(ring, head) == RING_CACHE_LINE, "consumers have a cache 
 static ring_segment *segment_get(ring *r)
 {
     ring_segment *s = atomic_exchange_explicit(&r->spare, NULL, memory_order_acquire);
+    if (!s)
+        s = pool_get();
     if (!s && !(s = aligned_alloc(RING_SEGMENT_ALIGNMENT, (sizeof *s + RING_SEGMENT_ALIGNMENT - 1)
                                                               / RING_SEGMENT_ALIGNMENT * RING_SEGMENT_ALIGNMENT)))
         return NULL;
@@ -27,7 +30,9 @@ static ring_segment *segment_get(ring *r)
 /* The caller owns the segment alone (I3). */
 static void segment_put(ring *r, ring_segment *s)
 {
-    free(atomic_exchange_explicit(&r->spare, s, memory_order_acq_rel));
+    ring_segment *former = atomic_exchange_explicit(&r->spare, s, memory_order_acq_rel);
+    if (former && !pool_put(former))
+        free(former);
 }
 
 void ring_init(ring *r, size_t capacity)
