@@ -27,6 +27,7 @@ Threads. Any thread may call any method of any port, with or without a GIL. What
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals, PyErr_WriteUnraisable
+from cpython.list cimport PyList_New
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -68,6 +69,11 @@ cdef extern from "module_state.h":
 
 cdef extern from "walk.h":
     bint is_atom(PyObject *value) noexcept
+
+
+cdef extern from "fill.h":
+    size_t fill_slots(list messages, size_t filled, void **items, size_t n) noexcept
+    void cut_slots(list messages, size_t filled) noexcept
 
 
 cdef extern from "handover.h":
@@ -1139,25 +1145,52 @@ cdef class MessagePort(EventTarget):
             report(error, self)
         return 0
 
-    cdef list take_many(self, size_t limit):
-        """Return what waits, up to `limit` messages. The port is attached."""
+    cdef size_t _fill(self, list messages, size_t filled, void **items, size_t n) except? 0:
+        """Add what is in owned items to a list of which so much is filled; return how much of it is then.
+
+        Its empty slots come first. They go once a message might not fit into them one to one.
+        """
+        cdef size_t i = 0
+        if <size_t>len(messages) > filled:
+            i = fill_slots(messages, filled, items, n)
+            filled += i
+        if i < n:
+            cut_slots(messages, filled)
+            for i in range(i, n):
+                self._append(messages, <PyObject *>items[i])
+            filled = <size_t>len(messages)
+        return filled
+
+    cdef list take_many(self, size_t limit, PyObject *first):
+        """Return what waits, up to `limit` messages. The first of them may have been taken already.
+
+        The port is attached, or there is a first one.
+        """
         cdef void *chunk[CHUNK]
-        cdef size_t n, i, done = 0
+        cdef size_t n, i, filled = 0, done = 0
         cdef ring *queue = &self.inbox().inbox
-        cdef list messages = []
+        cdef list messages
         cdef Transport transport
-        limit = min(limit, endpoint_length(self.inbox()))
+        limit = min(limit, (endpoint_length(self.inbox()) if self.attached() else 0) + (first != NULL))
+        try:
+            # What the far side says of its messages is no reason to believe it.
+            messages = PyList_New(limit if self._channel.transport == NULL else min(limit, ring_length(queue) + 1))
+        except MemoryError:
+            if first == NULL:
+                raise
+            messages = []
+            limit = 1
+        if first != NULL:
+            filled = self._fill(messages, 0, <void **>&first, 1)
+            limit -= 1
         while done < limit:
             n = ring_pop_many(queue, chunk, min(limit - done, <size_t>CHUNK))
             if n == 0:
                 break
             done += n
-            for i in range(n):
-                if is_envelope(<PyObject *>chunk[i]):
-                    self._append(messages, <PyObject *>chunk[i])
-                else:
-                    messages.append(steal(<PyObject *>chunk[i]))
+            filled = self._fill(messages, filled, chunk, n)
             ring_return_room(queue, n)
+        cut_slots(messages, filled)
         if self._channel.transport != NULL:
             transport = self.transport()
             transport.taken_before(done)
@@ -1187,11 +1220,9 @@ cdef class MessagePort(EventTarget):
         """
         cdef size_t most = limit_of(limit)
         cdef int64_t deadline = deadline_of(timeout)
-        cdef list messages = self.take_many(most) if self.attached() else []
+        cdef list messages = self.take_many(most, NULL) if self.attached() else []
         while not messages:
-            self._append(messages, self._receive(deadline))
-            if self.attached():
-                messages += self.take_many(most - <size_t>len(messages))
+            messages = self.take_many(most, self._receive(deadline))
         return messages
 
     def areceive(self):
@@ -1213,15 +1244,13 @@ cdef class MessagePort(EventTarget):
             self._without_waiting = 0
             await give_way()
         if self.attached():
-            messages = self.take_many(most)
+            messages = self.take_many(most, NULL)
             if messages:
                 self._without_waiting += <uint32_t>min(<size_t>len(messages), <size_t>TASK_MESSAGES)
                 return messages
         messages = []
         while not messages:
-            self._append(messages, owned_item(await self._areceive(False)))
-            if self.attached():
-                messages += self.take_many(most - <size_t>len(messages))
+            messages = self.take_many(most, owned_item(await self._areceive(False)))
         return messages
 
     async def _areceive(self, bint opens):
