@@ -59,7 +59,8 @@ from messagechannel._events cimport (
 from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
 from messagechannel._transfer cimport Transfer
 from messagechannel._transport cimport (
-    Envelope, Figures, Sealed, Transport, discard, is_envelope, open_item, owned_item, unopened,
+    Envelope, Figures, Sealed, Transport, discard, is_by_value, is_envelope, item_by_value, open_item, owned_item,
+    unopened,
 )
 
 
@@ -69,6 +70,11 @@ cdef extern from "module_state.h":
 
 cdef extern from "walk.h":
     bint is_atom(PyObject *value) noexcept
+
+
+cdef extern from "by_value.h":
+    # For callers in C: an exception stays set.
+    PyObject *new_int "int_by_value"(PyObject *item) noexcept
 
 
 cdef extern from "fill.h":
@@ -98,7 +104,7 @@ cdef extern from *:
     }
 
     /* How Receive hands a message to `await`, in C because a StopIteration that Cython raises costs a traceback.
-       `fast` takes a message without waiting; `slow` does everything else. */
+       `fast` takes a message without waiting, or fails with an exception; `slow` does everything else. */
     static int (*receive_fast)(PyObject *self, PyObject **message);
     static PyObject *(*receive_slow)(PyObject *self, PyObject *value);
     static PyObject *(*receive_stop)(PyObject *self);
@@ -108,6 +114,8 @@ cdef extern from *:
         PyObject *message;
         if (!receive_fast(self, &message))
             return receive_slow(self, Py_None);
+        if (!message)
+            return NULL;
         /* Making an exception for each message would cost more than all the rest.  Its value is set, not its argument,
            so that a tuple arrives as such. */
         PyObject *stop = receive_stop(self);
@@ -130,7 +138,7 @@ cdef extern from *:
     {
         PyObject *type, *stop, *traceback;
         if (receive_fast(self, result))
-            return PYGEN_RETURN;
+            return *result ? PYGEN_RETURN : PYGEN_ERROR;
         *result = receive_slow(self, value);
         if (*result)
             return PYGEN_NEXT;
@@ -373,6 +381,8 @@ cdef class Outgoing:
 
     # The clone, or a Serialized; what the transport made of it, if there is one.
     cdef object data
+    # It is to arrive as this very object.
+    cdef bint by_reference
     cdef Transfer transfer
     cdef Transport transport
     # The target is in the transfer list: the message goes nowhere (HTML Standard, message port post message steps).
@@ -388,8 +398,10 @@ cdef class Outgoing:
         Only a ``__transfer__`` can make it raise.
         """
         cdef Envelope envelope
+        cdef PyObject *item
         if self.transfer is None:
-            return owned_item(self.data)
+            item = NULL if self.by_reference else item_by_value(<PyObject *>self.data)
+            return item if item != NULL else owned_item(self.data)
         self.transfer.call_transfer_methods()
         if not move_handles(self.transfer.items, self.transfer.received):
             # Another thread has been faster since: now this says with which.
@@ -641,6 +653,7 @@ cdef class MessagePort(EventTarget):
             outgoing.data = outgoing.transport.pack(message, outgoing.transfer)
         elif self._channel != NULL and self._channel.by_reference and not outgoing.transfers(message):
             outgoing.data = message
+            outgoing.by_reference = True
         elif outgoing.transfer is not None and outgoing.transfer.deferred:
             outgoing.data = serialize(message, outgoing.transfer)
         else:
@@ -728,16 +741,28 @@ cdef class MessagePort(EventTarget):
         """The fast path: push a message that needs neither a clone nor room, else return NOT_AN_ATOM."""
         cdef int outcome
         cdef ring *queue
+        cdef PyObject *item
         if self._posting != process_number:
             return NOT_AN_ATOM
         queue = &self.outbox().inbox
-        if queue.bounded or self._channel.transport != NULL or not (is_atom(message) or self._channel.by_reference):
+        if queue.bounded or self._channel.transport != NULL:
             return NOT_AN_ATOM
-        incref_shared(message)
-        outcome = ring_push(queue, message)
+        item = self._atom(message)
+        if item == NULL:
+            return NOT_AN_ATOM
+        outcome = ring_push(queue, item)
         if outcome < 0:
-            discard(message)
+            discard(item)
         return outcome
+
+    cdef inline PyObject *_atom(self, PyObject *message) noexcept:
+        """Return the owned queue item for a message that needs no clone, else NULL."""
+        cdef bint by_reference = self._channel.by_reference
+        cdef PyObject *item = NULL if by_reference else item_by_value(message)
+        if item == NULL and (by_reference or is_atom(message)):
+            incref_shared(message)
+            item = message
+        return item
 
     cdef int _posted(self, int outcome) except -1:
         """After _push_atom, for a caller who does not care whether the channel is closed."""
@@ -940,17 +965,13 @@ cdef class MessagePort(EventTarget):
         """
         cdef void *chunk[CHUNK]
         cdef size_t n = 0
-        cdef bint by_reference
+        cdef PyObject *item
         if not self.may_send():
             raise_closed(self)
-        by_reference = self._channel.by_reference
         try:
             for message in messages:
-                if by_reference or is_atom(<PyObject *>message):
-                    incref_shared(<PyObject *>message)
-                    chunk[n] = <void *>message
-                else:
-                    chunk[n] = <void *>self.prepare(message, None).item()
+                item = self._atom(<PyObject *>message)
+                chunk[n] = <void *>(item if item != NULL else self.prepare(message, None).item())
                 n += 1
                 if n == CHUNK:
                     n = 0
@@ -1105,6 +1126,7 @@ cdef class MessagePort(EventTarget):
         :raises TimeoutError: when no message came within the timeout.
         :raises ValueError: for a timeout that is negative or NaN.
         :raises TypeError: for a timeout that is not a number.
+        :raises MemoryError: when there is none to make the message of; it may be gone then.
         :raises Exception: whatever rebuilding an object that has ``__transfer__`` raises; the message is gone then.
         """
         return open_item(self._receive(INT64_MAX if timeout is None else deadline_of(timeout)))
@@ -1133,7 +1155,7 @@ cdef class MessagePort(EventTarget):
         """Return the ``message`` event for an owned queue item."""
         cdef Envelope envelope
         if not is_envelope(item):
-            return message_event(steal(item), (), self)
+            return message_event(open_item(item), (), self)
         envelope = unopened(item)
         return message_event(envelope.open(), envelope.ports, self)
 
@@ -1834,7 +1856,7 @@ cdef int take_for_task(object awaitable, PyObject **message) noexcept:
         Py_INCREF(envelope.data)
         item = <PyObject *>envelope.data
     self._state = FINISHED
-    message[0] = item
+    message[0] = new_int(item) if is_by_value(item) else item
     return True
 
 
@@ -2124,7 +2146,7 @@ cdef object receive_directly(object self, PyObject *const *arguments, Py_ssize_t
     if number == 0 and names == NULL and (<MessagePort>self).attached():
         item = (<MessagePort>self).take()
         if item != NULL:
-            return open_item(item) if is_envelope(item) else steal(item)
+            return open_item(item)
     return receive_wrapper(self, arguments, number, names)
 
 

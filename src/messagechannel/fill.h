@@ -8,14 +8,21 @@
 #include <Python.h>
 #include <stdint.h>
 
+#include "by_value.h"
+
 /* Moves owned items into the empty slots, beginning with slot `filled`, and returns how many: all n, or those before the
-   first that is an Envelope. */
+   first that is an Envelope, or for which there is no memory. */
 static inline size_t fill_slots(PyObject *list, size_t filled, void *const *items, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
-        if ((uintptr_t)items[i] & 1)
+        PyObject *message = items[i];
+        if ((uintptr_t)message & 1)
             return i;
-        PyList_SET_ITEM(list, (Py_ssize_t)(filled + i), (PyObject *)items[i]);
+        if (is_by_value(message) && !(message = int_by_value(message))) {
+            PyErr_Clear();
+            return i;
+        }
+        PyList_SET_ITEM(list, (Py_ssize_t)(filled + i), message);
     }
     return n;
 }
