@@ -51,7 +51,7 @@ static inline PyObject *item_by_value(PyObject *o)
 /* A new int; NULL with an exception set when there is no memory for it. */
 static inline PyObject *int_by_value(const void *item)
 {
-    return PyLong_FromSsize_t(value_in(item));
+    return PyLong_FromLongLong(value_in(item));
 }
 
 #else
