@@ -153,7 +153,7 @@ static inline void *endpoint_take(endpoint *e, bool *attention)
     if (!item)
         item = endpoint_take_claimed(e, attention);
 #endif
-    if (item && e->inbox.bounded) {
+    if (item && e->inbox.returns_room) {
         ring_return_room(&e->inbox, 1);
         *attention = true;
     }

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "pause.h"
+#include "pool.h"
 
 _Static_assert(RING_SLOTS != 30 || sizeof(void *) != 8 || sizeof(ring_segment) == 256,
                "a segment is four cache lines");
@@ -13,6 +14,8 @@ _Static_assert(offsetof(ring, head) == RING_CACHE_LINE, "consumers have a cache 
 static ring_segment *segment_get(ring *r)
 {
     ring_segment *s = atomic_exchange_explicit(&r->spare, NULL, memory_order_acquire);
+    if (!s)
+        s = pool_get();
     if (!s && !(s = aligned_alloc(RING_SEGMENT_ALIGNMENT, (sizeof *s + RING_SEGMENT_ALIGNMENT - 1)
                                                               / RING_SEGMENT_ALIGNMENT * RING_SEGMENT_ALIGNMENT)))
         return NULL;
@@ -27,13 +30,15 @@ static ring_segment *segment_get(ring *r)
 /* The caller owns the segment alone (I3). */
 static void segment_put(ring *r, ring_segment *s)
 {
-    free(atomic_exchange_explicit(&r->spare, s, memory_order_acq_rel));
+    ring_segment *former = atomic_exchange_explicit(&r->spare, s, memory_order_acq_rel);
+    if (former && !pool_put(former))
+        free(former);
 }
 
 void ring_init(ring *r, size_t capacity)
 {
     atomic_init(&r->tail, RING_LAST);
-    r->bounded = capacity != 0;
+    r->bounded = r->returns_room = capacity != 0;
     r->capacity = capacity;
     atomic_init(&r->credits, capacity);
     atomic_init(&r->announce, 0);
@@ -242,7 +247,7 @@ size_t ring_pop_many(ring *r, void **items, size_t limit)
                 offset = 0;
             }
         }
-        r->offset = (uint16_t)offset;
+        r->offset = (uint8_t)offset;
     }
     ring_drop_token(r);
     return n;
@@ -374,6 +379,6 @@ size_t ring_reserve(ring *r, size_t wanted)
 
 void ring_return_room(ring *r, size_t n)
 {
-    if (r->bounded)
+    if (r->returns_room)
         atomic_fetch_add_explicit(&r->credits, n, memory_order_seq_cst);
 }

@@ -108,7 +108,9 @@ typedef struct ring {
     _Atomic(ring_segment *) head;
     /* Next slot to read in head, and how many slots of head were claimed when a consumer last looked at the tail: each
        look takes the producers' cache line from them.  Under the token. */
-    uint16_t offset, known;
+    uint8_t offset, known;
+    /* As `bounded`, and constant too: here, where a pop may look at it. */
+    bool returns_room;
     /* 1 while a consumer is inside (exchange acquire, store release). */
     _Atomic(uint32_t) token;
     /* One empty segment kept for the next producer.  Exchange only, never compare-and-swap: no ABA. */
@@ -245,7 +247,7 @@ static inline uintptr_t ring_look_at_tail(ring *r, ring_segment *head)
     uintptr_t tail = atomic_load_explicit(&r->tail, memory_order_acquire);
     size_t waiting;
     if (RING_SEGMENT(tail) == head) {
-        r->known = (uint16_t)(tail & RING_OFFSET);
+        r->known = (uint8_t)(tail & RING_OFFSET);
         waiting = (size_t)(r->known - r->offset);
     } else {
         r->known = RING_SLOTS;
@@ -272,7 +274,7 @@ static inline void *ring_pop(ring *r, bool *shut)
         item = atomic_load_explicit(&s->slot[offset], memory_order_acquire);
         if (item) {
             if (offset < RING_LAST)
-                r->offset = (uint16_t)(offset + 1);
+                r->offset = (uint8_t)(offset + 1);
             else
                 ring_next_segment(r, s);
         }

@@ -1,5 +1,5 @@
-/* The memory order of every atomic access in csrc/ring.h, ring.c, lock.h, channel.c, parker.c, byte_ring.h and
- * byte_ring.c, in the order of the sources:
+/* The memory order of every atomic access in csrc/ring.h, ring.c, pool.c, lock.h, channel.c, parker.c, byte_ring.h
+ * and byte_ring.c, in the order of the sources:
  *
  *     #define NAME ORDER    function: operation object
  *
@@ -75,6 +75,12 @@
 #define RESERVE_SWAP SEQ_CST      /* ring_reserve: compare_exchange credits */
 #define RESERVE_FAILURE SEQ_CST   /* ring_reserve: compare_exchange credits */
 #define RETURN_ROOM SEQ_CST       /* ring_return_room: fetch_add credits */
+/* pool.c */
+/* none RELAXED                      pool_put: load place */
+/* none RELEASE                      pool_put: compare_exchange place */
+/* none RELAXED                      pool_put: compare_exchange place */
+/* none RELAXED                      pool_get: load place */
+/* none ACQUIRE                      pool_get: exchange place */
 /* lock.h */
 #define LOCK ACQUIRE              /* spin_acquire: exchange l */
 #define UNLOCK RELEASE            /* spin_release: store l */

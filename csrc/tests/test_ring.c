@@ -1,7 +1,9 @@
 /* The ring in one thread: what each call promises, at every position in a segment. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
+#include "pool.h"
 #include "ring.h"
 #include "scarce_memory.h"
 
@@ -410,9 +412,41 @@ static void a_short_queue_uses_two_segments_for_ever(void)
     ring_destroy(&r);
 }
 
+static size_t empty_pool(void)
+{
+    size_t n = 0;
+    for (void *segment; (segment = pool_get()); n++)
+        free(segment);
+    return n;
+}
+
+static void segments_that_one_ring_leaves_serve_another(void)
+{
+    ring r, other;
+    size_t kept = POOL_PLACES * SLOTS;
+    empty_pool();
+    ring_init(&r, 0);
+    ring_init(&other, 0);
+    for (size_t i = 0; i < 2 * kept; i++)
+        CHECK(ring_push(&r, message(i % MANY)) == 0);
+    for (size_t i = 0; i < 2 * kept; i++)
+        CHECK(pop(&r) == message(i % MANY));
+    memory_left = 0;
+    for (size_t i = 0; i < kept - 1; i++)
+        CHECK(ring_push(&other, message(i % MANY)) == 0);
+    CHECK(ring_push(&other, message(0)) == RING_NO_MEMORY);
+    memory_left = MEMORY_ABOUNDS;
+    for (size_t i = 0; i < kept - 1; i++)
+        CHECK(pop(&other) == message(i % MANY));
+    CHECK(empty_pool() == POOL_PLACES - 2);
+    ring_destroy(&other);
+    ring_destroy(&r);
+}
+
 static void out_of_memory_pushes_nothing_and_harms_nothing(void)
 {
     ring r;
+    empty_pool();
     ring_init(&r, 0);
     memory_left = 0;
     CHECK(ring_push(&r, message(0)) == RING_NO_MEMORY);
@@ -433,6 +467,7 @@ static void a_batch_cut_short_by_memory_still_owes_its_wake_up(void)
     ring r;
     void *items[2 * SLOTS];
     int outcome;
+    empty_pool();
     ring_init(&r, 0);
     for (size_t i = 0; i < 2 * SLOTS; i++)
         items[i] = message(i);
@@ -471,6 +506,7 @@ int main(void)
     visit_sees_every_waiting_message_in_order();
     visit_ends_with_the_first_answer_that_is_not_zero();
     a_short_queue_uses_two_segments_for_ever();
+    segments_that_one_ring_leaves_serve_another();
     out_of_memory_pushes_nothing_and_harms_nothing();
     a_batch_cut_short_by_memory_still_owes_its_wake_up();
     return 0;

@@ -27,6 +27,7 @@ Threads. Any thread may call any method of any port, with or without a GIL. What
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals, PyErr_WriteUnraisable
+from cpython.list cimport PyList_New
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -58,7 +59,8 @@ from messagechannel._events cimport (
 from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
 from messagechannel._transfer cimport Transfer
 from messagechannel._transport cimport (
-    Envelope, Figures, Sealed, Transport, discard, is_envelope, open_item, owned_item, unopened,
+    Envelope, Figures, Sealed, Transport, discard, is_by_value, is_envelope, item_by_value, open_item, owned_item,
+    unopened,
 )
 
 
@@ -68,6 +70,16 @@ cdef extern from "module_state.h":
 
 cdef extern from "walk.h":
     bint is_atom(PyObject *value) noexcept
+
+
+cdef extern from "by_value.h":
+    # For callers in C: an exception stays set.
+    PyObject *new_int "int_by_value"(PyObject *item) noexcept
+
+
+cdef extern from "fill.h":
+    size_t fill_slots(list messages, size_t filled, void **items, size_t n) noexcept
+    void cut_slots(list messages, size_t filled) noexcept
 
 
 cdef extern from "handover.h":
@@ -92,7 +104,7 @@ cdef extern from *:
     }
 
     /* How Receive hands a message to `await`, in C because a StopIteration that Cython raises costs a traceback.
-       `fast` takes a message without waiting; `slow` does everything else. */
+       `fast` takes a message without waiting, or fails with an exception; `slow` does everything else. */
     static int (*receive_fast)(PyObject *self, PyObject **message);
     static PyObject *(*receive_slow)(PyObject *self, PyObject *value);
     static PyObject *(*receive_stop)(PyObject *self);
@@ -102,6 +114,8 @@ cdef extern from *:
         PyObject *message;
         if (!receive_fast(self, &message))
             return receive_slow(self, Py_None);
+        if (!message)
+            return NULL;
         /* Making an exception for each message would cost more than all the rest.  Its value is set, not its argument,
            so that a tuple arrives as such. */
         PyObject *stop = receive_stop(self);
@@ -124,7 +138,7 @@ cdef extern from *:
     {
         PyObject *type, *stop, *traceback;
         if (receive_fast(self, result))
-            return PYGEN_RETURN;
+            return *result ? PYGEN_RETURN : PYGEN_ERROR;
         *result = receive_slow(self, value);
         if (*result)
             return PYGEN_NEXT;
@@ -367,6 +381,8 @@ cdef class Outgoing:
 
     # The clone, or a Serialized; what the transport made of it, if there is one.
     cdef object data
+    # It is to arrive as this very object.
+    cdef bint by_reference
     cdef Transfer transfer
     cdef Transport transport
     # The target is in the transfer list: the message goes nowhere (HTML Standard, message port post message steps).
@@ -382,8 +398,10 @@ cdef class Outgoing:
         Only a ``__transfer__`` can make it raise.
         """
         cdef Envelope envelope
+        cdef PyObject *item
         if self.transfer is None:
-            return owned_item(self.data)
+            item = NULL if self.by_reference else item_by_value(<PyObject *>self.data)
+            return item if item != NULL else owned_item(self.data)
         self.transfer.call_transfer_methods()
         if not move_handles(self.transfer.items, self.transfer.received):
             # Another thread has been faster since: now this says with which.
@@ -635,6 +653,7 @@ cdef class MessagePort(EventTarget):
             outgoing.data = outgoing.transport.pack(message, outgoing.transfer)
         elif self._channel != NULL and self._channel.by_reference and not outgoing.transfers(message):
             outgoing.data = message
+            outgoing.by_reference = True
         elif outgoing.transfer is not None and outgoing.transfer.deferred:
             outgoing.data = serialize(message, outgoing.transfer)
         else:
@@ -728,16 +747,28 @@ cdef class MessagePort(EventTarget):
         """The fast path: push a message that needs neither a clone nor room, else return NOT_AN_ATOM."""
         cdef int outcome
         cdef ring *queue
+        cdef PyObject *item
         if self._posting != process_number:
             return NOT_AN_ATOM
         queue = &self.outbox().inbox
-        if queue.bounded or self._channel.transport != NULL or not (is_atom(message) or self._channel.by_reference):
+        if queue.bounded or self._channel.transport != NULL:
             return NOT_AN_ATOM
-        incref_shared(message)
-        outcome = ring_push(queue, message)
+        item = self._atom(message)
+        if item == NULL:
+            return NOT_AN_ATOM
+        outcome = ring_push(queue, item)
         if outcome < 0:
-            discard(message)
+            discard(item)
         return outcome
+
+    cdef inline PyObject *_atom(self, PyObject *message) noexcept:
+        """Return the owned queue item for a message that needs no clone, else NULL."""
+        cdef bint by_reference = self._channel.by_reference
+        cdef PyObject *item = NULL if by_reference else item_by_value(message)
+        if item == NULL and (by_reference or is_atom(message)):
+            incref_shared(message)
+            item = message
+        return item
 
     cdef int _posted(self, int outcome) except -1:
         """After _push_atom, for a caller who does not care whether the channel is closed."""
@@ -940,17 +971,13 @@ cdef class MessagePort(EventTarget):
         """
         cdef void *chunk[CHUNK]
         cdef size_t n = 0
-        cdef bint by_reference
+        cdef PyObject *item
         if not self.may_send():
             raise_closed(self)
-        by_reference = self._channel.by_reference
         try:
             for message in messages:
-                if by_reference or is_atom(<PyObject *>message):
-                    incref_shared(<PyObject *>message)
-                    chunk[n] = <void *>message
-                else:
-                    chunk[n] = <void *>self.prepare(message, None).item()
+                item = self._atom(<PyObject *>message)
+                chunk[n] = <void *>(item if item != NULL else self.prepare(message, None).item())
                 n += 1
                 if n == CHUNK:
                     n = 0
@@ -1105,6 +1132,7 @@ cdef class MessagePort(EventTarget):
         :raises TimeoutError: when no message came within the timeout.
         :raises ValueError: for a timeout that is negative or NaN.
         :raises TypeError: for a timeout that is not a number.
+        :raises MemoryError: when there is none to make the message of; it may be gone then.
         :raises Exception: whatever rebuilding an object that has ``__transfer__`` raises; the message is gone then.
         """
         return open_item(self._receive(INT64_MAX if timeout is None else deadline_of(timeout)))
@@ -1133,7 +1161,7 @@ cdef class MessagePort(EventTarget):
         """Return the ``message`` event for an owned queue item."""
         cdef Envelope envelope
         if not is_envelope(item):
-            return message_event(steal(item), (), self)
+            return message_event(open_item(item), (), self)
         envelope = unopened(item)
         return message_event(envelope.open(), envelope.ports, self)
 
@@ -1145,25 +1173,52 @@ cdef class MessagePort(EventTarget):
             report(error, self)
         return 0
 
-    cdef list take_many(self, size_t limit):
-        """Return what waits, up to `limit` messages. The port is attached."""
+    cdef size_t _fill(self, list messages, size_t filled, void **items, size_t n) except? 0:
+        """Add what is in owned items to a list of which so much is filled; return how much of it is then.
+
+        Its empty slots come first. They go once a message might not fit into them one to one.
+        """
+        cdef size_t i = 0
+        if <size_t>len(messages) > filled:
+            i = fill_slots(messages, filled, items, n)
+            filled += i
+        if i < n:
+            cut_slots(messages, filled)
+            for i in range(i, n):
+                self._append(messages, <PyObject *>items[i])
+            filled = <size_t>len(messages)
+        return filled
+
+    cdef list take_many(self, size_t limit, PyObject *first):
+        """Return what waits, up to `limit` messages. The first of them may have been taken already.
+
+        The port is attached, or there is a first one.
+        """
         cdef void *chunk[CHUNK]
-        cdef size_t n, i, done = 0
+        cdef size_t n, i, filled = 0, done = 0
         cdef ring *queue = &self.inbox().inbox
-        cdef list messages = []
+        cdef list messages
         cdef Transport transport
-        limit = min(limit, endpoint_length(self.inbox()))
+        limit = min(limit, (endpoint_length(self.inbox()) if self.attached() else 0) + (first != NULL))
+        try:
+            # What the far side says of its messages is no reason to believe it.
+            messages = PyList_New(limit if self._channel.transport == NULL else min(limit, ring_length(queue) + 1))
+        except MemoryError:
+            if first == NULL:
+                raise
+            messages = []
+            limit = 1
+        if first != NULL:
+            filled = self._fill(messages, 0, <void **>&first, 1)
+            limit -= 1
         while done < limit:
             n = ring_pop_many(queue, chunk, min(limit - done, <size_t>CHUNK))
             if n == 0:
                 break
             done += n
-            for i in range(n):
-                if is_envelope(<PyObject *>chunk[i]):
-                    self._append(messages, <PyObject *>chunk[i])
-                else:
-                    messages.append(steal(<PyObject *>chunk[i]))
+            filled = self._fill(messages, filled, chunk, n)
             ring_return_room(queue, n)
+        cut_slots(messages, filled)
         if self._channel.transport != NULL:
             transport = self.transport()
             transport.taken_before(done)
@@ -1193,11 +1248,9 @@ cdef class MessagePort(EventTarget):
         """
         cdef size_t most = limit_of(limit)
         cdef int64_t deadline = deadline_of(timeout)
-        cdef list messages = self.take_many(most) if self.attached() else []
+        cdef list messages = self.take_many(most, NULL) if self.attached() else []
         while not messages:
-            self._append(messages, self._receive(deadline))
-            if self.attached():
-                messages += self.take_many(most - <size_t>len(messages))
+            messages = self.take_many(most, self._receive(deadline))
         return messages
 
     def areceive(self):
@@ -1219,15 +1272,13 @@ cdef class MessagePort(EventTarget):
             self._without_waiting = 0
             await give_way()
         if self.attached():
-            messages = self.take_many(most)
+            messages = self.take_many(most, NULL)
             if messages:
                 self._without_waiting += <uint32_t>min(<size_t>len(messages), <size_t>TASK_MESSAGES)
                 return messages
         messages = []
         while not messages:
-            self._append(messages, owned_item(await self._areceive(False)))
-            if self.attached():
-                messages += self.take_many(most - <size_t>len(messages))
+            messages = self.take_many(most, owned_item(await self._areceive(False)))
         return messages
 
     async def _areceive(self, bint opens):
@@ -1811,7 +1862,7 @@ cdef int take_for_task(object awaitable, PyObject **message) noexcept:
         Py_INCREF(envelope.data)
         item = <PyObject *>envelope.data
     self._state = FINISHED
-    message[0] = item
+    message[0] = new_int(item) if is_by_value(item) else item
     return True
 
 
@@ -2102,7 +2153,7 @@ cdef object receive_directly(object self, PyObject *const *arguments, Py_ssize_t
     if number == 0 and names == NULL and (<MessagePort>self).attached():
         item = (<MessagePort>self).take()
         if item != NULL:
-            return open_item(item) if is_envelope(item) else steal(item)
+            return open_item(item)
     return receive_wrapper(self, arguments, number, names)
 
 

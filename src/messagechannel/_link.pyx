@@ -42,7 +42,7 @@ from messagechannel._csrc cimport (
 )
 from messagechannel._transfer cimport Transfer
 from messagechannel._transport cimport (
-    Envelope, Figures, Sealed, Transport, discard, envelope_of, is_envelope, owned_item, unopened,
+    Envelope, Figures, Sealed, Transport, discard, envelope_of, is_envelope, open_item, owned_item, unopened,
 )
 from messagechannel._wire cimport Descriptor, Memory, Parcel, unpack
 from messagechannel._wire cimport pack as pack_parcel
@@ -954,4 +954,4 @@ cdef class Link(Transport):
 
 cdef Envelope enveloped(PyObject *item):
     """Return the Envelope that is an owned queue item, or one for the message that it is."""
-    return unopened(item) if is_envelope(item) else envelope_around(steal(item))
+    return unopened(item) if is_envelope(item) else envelope_around(open_item(item))

@@ -21,6 +21,10 @@ cdef extern from "module_state.h":
     pass
 
 
+cdef extern from "by_value.h":
+    bint is_by_value(void *item) noexcept
+
+
 cdef enum:
     # What one turn of a context does at most, so that a flood starves nobody.
     TURN_TASKS = 1000
@@ -152,8 +156,13 @@ cdef TaskQueue current_tasks():
 # ---- garbage collection ----
 
 cdef int visit_item(void *item, void *argument) noexcept:
-    """Visit an object that a ring refers to; the low bit of its address is free for the ring's owner."""
+    """Visit an object that a ring refers to; the low bit of its address is free for the ring's owner.
+
+    An item may also be an int by value, which is no object.
+    """
     cdef Visit *v = <Visit *>argument
+    if is_by_value(item):
+        return 0
     return v.visit(<PyObject *>(<uintptr_t>item & ~<uintptr_t>1), v.argument)
 
 

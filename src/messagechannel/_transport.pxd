@@ -1,7 +1,14 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t, uintptr_t
 
+from messagechannel._csrc cimport steal
 from messagechannel._transfer cimport Transfer
+
+
+cdef extern from "by_value.h":
+    bint is_by_value(PyObject *item) noexcept
+    PyObject *item_by_value(PyObject *message) noexcept
+    object int_by_value(PyObject *item)
 
 
 cdef class Sealed:
@@ -25,9 +32,16 @@ cdef inline Envelope envelope_of(PyObject *item):
 
 
 cdef void discard(PyObject *item) noexcept
-cdef object open_item(PyObject *item)
+cdef object open_envelope(PyObject *item)
 cdef Envelope unopened(PyObject *item)
 cdef PyObject *owned_item(object message) noexcept
+
+
+cdef inline object open_item(PyObject *item):
+    """Return the message in an owned queue item; rebuilding it may raise anything."""
+    if is_by_value(item):
+        return int_by_value(item)
+    return open_envelope(item) if is_envelope(item) else steal(item)
 
 
 # Messages that were ever posted into one direction and taken out of it, and the most that waited.

@@ -2,7 +2,8 @@
 # cython: subinterpreters_compatible=own_gil, embedsignature=True, embedsignature.format=clinic
 """What a port needs of the way to a port that is elsewhere, and what lies in queues.
 
-A queue of a channel holds owned references: to the message itself or, with the low bit set, to an :class:`Envelope`.
+A queue of a channel holds owned references: to the message itself or, with the lowest bit set, to an :class:`Envelope`.
+Without the GIL it also holds ints that are no objects (by_value.h).
 """
 
 from cpython.object cimport PyObject
@@ -10,7 +11,6 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uintptr_t
 
 from messagechannel._clone cimport Serialized
-from messagechannel._csrc cimport steal
 from messagechannel._transfer cimport Transfer
 
 
@@ -42,12 +42,14 @@ cdef class Envelope:
 
 cdef void discard(PyObject *item) noexcept:
     """Drop an owned queue item."""
+    if is_by_value(item):
+        return
     Py_DECREF(<object>(<PyObject *>(<uintptr_t>item & ~<uintptr_t>1)))
 
 
-cdef object open_item(PyObject *item):
-    """Return the message in an owned queue item; rebuilding it may raise anything."""
-    return unopened(item).open() if is_envelope(item) else steal(item)
+cdef object open_envelope(PyObject *item):
+    """Return the message in the Envelope that is an owned queue item; rebuilding it may raise anything."""
+    return unopened(item).open()
 
 
 cdef Envelope unopened(PyObject *item):

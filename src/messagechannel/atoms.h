@@ -5,18 +5,26 @@
 #include <Python.h>
 #include <string.h>
 
+#include "by_value.h"
 #include "link.h"
 
 /* The tags of records. PICKLE is a pickle and nothing else; LETTER has what travels beside one in front of it; ERROR is the
    text of a DataCloneError, in place of a message that could not be sent on. */
 enum { TAG_NONE, TAG_FALSE, TAG_TRUE, TAG_INT, TAG_FLOAT, TAG_BYTES, TAG_ASCII, TAG_UTF8, TAG_PICKLE, TAG_LETTER, TAG_ERROR };
 
-/* Fills in a piece that refers to the object's own bytes; false for what has to be pickled. */
+/* Fills in a piece that refers to the object's own bytes; false for what has to be pickled. The object may be a queue item
+   by value. */
 static inline int encode_atom(PyObject *o, link_piece *p)
 {
-    PyTypeObject *type = Py_TYPE(o);
     p->payload = NULL;
     p->length = 0;
+    if (is_by_value(o)) {
+        p->tag = TAG_INT;
+        p->value = (uint64_t)value_in(o);
+        p->length = sizeof p->value;
+        return 1;
+    }
+    PyTypeObject *type = Py_TYPE(o);
     if (type == &PyLong_Type) {
         int overflow;
         long long value = PyLong_AsLongLongAndOverflow(o, &overflow);
