@@ -570,7 +570,7 @@ bool link_may_lend(far_link *l, size_t size)
             /* Whatever the other side says, it took no more than there was. */
             distrust(l);
         else
-            may = under_way == 0 || (under_way <= LINK_BUDGET && size <= LINK_BUDGET - under_way);
+            may = size == 0 || under_way == 0 || (under_way <= LINK_BUDGET && size <= LINK_BUDGET - under_way);
     }
     spin_release(&l->writing);
     return may;

@@ -671,7 +671,7 @@ cdef class MessagePort(EventTarget):
     cdef bint _push(self, PyObject *item) except -1:
         """Put an owned item into the peer's queue; False when that is closed. Room was reserved."""
         if self._channel.transport != NULL:
-            return self._push_afar(item)
+            return self.transport().post(item)
         cdef int outcome = ring_push(&self.outbox().inbox, item)
         if outcome > 0:
             self._pushed(outcome, 1)
@@ -682,14 +682,6 @@ cdef class MessagePort(EventTarget):
                 raise MemoryError
             return False
         return True
-
-    cdef bint _push_afar(self, PyObject *item) except -1:
-        try:
-            return self.transport().post(item)
-        except BaseException:
-            # For want of memory.
-            self._return_room(1)
-            raise
 
     cdef int _pushed(self, int outcome, size_t n) except -1:
         """Wake who is to be woken after a push of `n` messages."""
@@ -1001,8 +993,14 @@ cdef class MessagePort(EventTarget):
                         self._wait_for_room(INT64_MAX)
                         room = 1
                 if self._channel.transport != NULL:
-                    pushed = self.transport().post_many(chunk + sent, room)
                     outcome = 0
+                    try:
+                        self.transport().post_many(chunk + sent, room, &pushed)
+                    except BaseException:
+                        # That of the one for which it raises is no longer ours.
+                        self._return_room(room - pushed - 1)
+                        sent += pushed + 1
+                        raise
                 else:
                     pushed = ring_push_many(queue, chunk + sent, room, &outcome)
                 sent += pushed

@@ -92,6 +92,7 @@ cdef extern from "link.h" nogil:
         int descriptor
     ctypedef struct far_link:
         uint32_t side
+        uint64_t credited
         int socket
         transport transport
         unsigned char *partial

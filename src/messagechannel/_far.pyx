@@ -69,6 +69,8 @@ def _forget_the_parents_links():
     cdef Far far
     for far in _reactor.forget():
         link_abandon(far._link)
+        # With the descriptors of ports that were to be sent.
+        far._dispatch = far._held = None
 
 
 after_fork_in_child(_forget_the_parents_links)
@@ -87,6 +89,7 @@ cdef class Far(Link):
     cdef spin_lock _lock
     cdef bint _registered
     cdef shared_number _trimming
+    cdef shared_number _trying
 
     @staticmethod
     cdef Far connect(channel *c, uint32_t side, far_link *link):
@@ -129,8 +132,14 @@ cdef class Far(Link):
         self._registered = False
         spin_release(&self._lock)
         if registered:
-            _reactor.unregister(self._socket)
-            release_channel(self._channel)
+            try:
+                _reactor.unregister(self._socket)
+            except BaseException:
+                # Of a signal's handler.
+                _reactor.unregister(self._socket)
+                raise
+            finally:
+                release_channel(self._channel)
         return 0
 
     cdef channel *_hold(self) noexcept:
@@ -232,11 +241,18 @@ cdef class Far(Link):
     # -- what a link asks for --
 
     cdef int _try_again(self) except -1:
-        _reactor.call_later(SHORTAGE_SECONDS, self._go_on_later)
+        # One timer, however often posts have it tried meanwhile.
+        if shared_claim(&self._trying, False, True):
+            try:
+                _reactor.call_later(SHORTAGE_SECONDS, self._go_on_later)
+            except BaseException:
+                self._trying = False
+                raise
         return 0
 
     def _go_on_later(self):
         cdef channel *c = self._hold()
+        self._trying = False
         if c != NULL:
             try:
                 self.resume()
@@ -281,10 +297,14 @@ cdef class Far(Link):
         cdef channel *c = self._channel
         channel_incref(c)
         # At once, because the number of a closed descriptor may be another's already.
-        with _reactor.lock:
-            self._unregister()
-            link_end(self._link, NULL)
-        release_channel(c)
+        try:
+            with _reactor.lock:
+                try:
+                    self._unregister()
+                finally:
+                    link_end(self._link, NULL)
+        finally:
+            release_channel(c)
         return 0
 
     cdef bint _bring_in(self) except -1:
@@ -384,7 +404,7 @@ cdef class Far(Link):
             waiting += 1
         link_figures_out(self._link, &f)
         if capacity:
-            ring_reserve(self._backlog, min(<size_t>(f.published - f.taken) + waiting, capacity))
+            ring_reserve(self._backlog, min(<size_t>(f.published - self._link.credited) + waiting, capacity))
         self.begin()
         return port
 
@@ -398,28 +418,40 @@ cdef class Far(Link):
         cdef int ends[2]
         cdef far_link *link = self._link
         cdef ring *inbox = &self.near().inbox
-        cdef c_bool wake, shut
-        cdef PyObject *item
-        cdef Dispatch d
+        cdef c_bool wake
         cdef list descriptors
         if not self._own_the_pump():
             return None
-        if not link_reserve_in(link):
-            while not link_ended(link):
-                # Another thread brings in what is left.
-                sleep(0.0005)
-            self.pump()
-            return None
+        while not link_reserve_in(link):
+            # Another thread brings in what is left, or gives that up for want of memory.
+            if link_ended(link):
+                self.pump()
+                return None
+            sleep(0.0005)
         # From here on no other thread sends, takes or hears anything.
         self._unregister()
         link_end(link, ends)
         ring_close(inbox, &wake)
         ring_close(self._backlog, &wake)
-        descriptors = []
+        descriptors = [ends[0], ends[1]]
+        try:
+            state = self._pack_up(descriptors)
+        except BaseException:
+            # Nobody will have this end, of which the other one learns so.
+            close_all(descriptors)
+            raise
+        return state, descriptors
+
+    cdef bytes _pack_up(self, list descriptors):
+        """Return the state of this end; what it needs is added to the descriptors."""
+        cdef far_link *link = self._link
+        cdef ring *inbox = &self.near().inbox
+        cdef PyObject *item
+        cdef Dispatch d
         letters = []
         for queue in range(2):
             while True:
-                item = <PyObject *>ring_pop(inbox if queue == 0 else self._backlog, &shut)
+                item = pop_claimed(inbox if queue == 0 else self._backlog)
                 if item == NULL:
                     break
                 tag, payload, own = letter_of(enveloped(item))
@@ -433,8 +465,9 @@ cdef class Far(Link):
         begun = None
         if self._dispatch is not None:
             d = self._dispatch
-            begun = (d.tag, d.length, d.done, b"".join(d.parts), d.count, len(d.descriptors))
-            descriptors += [os.dup(fd) for fd in d.descriptors]
+            begun = (d.tag, d.length, d.done, d.rest(), d.count, len(d.descriptors))
+            for fd in d.descriptors:
+                descriptors.append(os.dup(fd))
             self._dispatch = None
         segments = []
         for i in range(LINK_SEGMENTS):
@@ -449,8 +482,7 @@ cdef class Far(Link):
         if link.partial != NULL:
             partial = (link.partial_size, (<char *>link.partial)[:link.partial_length],
                        link.partial_tag if link.assembled else -1, link.partial_count)
-        state = written_state(link.side, inbox.capacity, letters, begun, segments, len(came), partial)
-        return state, [ends[0], ends[1], *descriptors]
+        return written_state(link.side, inbox.capacity, letters, begun, segments, len(came), partial)
 
     cdef int continue_with(self, tuple begun) except -1:
         """Have the pump go on with a message that another process has begun to send."""
@@ -477,7 +509,6 @@ cdef class Far(Link):
         in the inbox and the end behind them. The figures are what this one has counted."""
         cdef Figures incoming, outgoing
         cdef PyObject *item
-        cdef c_bool shut
         cdef channel *c
         cdef ring *queue
         c = channel_new(self.near().inbox.capacity, False)
@@ -488,7 +519,7 @@ cdef class Far(Link):
         to_there.published, to_there.taken, to_there.peak = incoming.taken, incoming.taken, incoming.peak
         queue = &c.side[self._side].inbox
         while True:
-            item = <PyObject *>ring_pop(&self.near().inbox, &shut)
+            item = pop_claimed(&self.near().inbox)
             if item == NULL:
                 break
             ring_reserve(queue, 1)
@@ -504,6 +535,18 @@ cdef class Far(Link):
         if link_is_reserved(self._link):
             # What was brought into the inbox counts as taken from the link, but nobody has received it yet.
             incoming.taken -= min(incoming.taken, <uint64_t>ring_length(&self.near().inbox))
+
+
+cdef PyObject *pop_claimed(ring *queue) noexcept:
+    """Take the oldest item of a closed queue, and wait where it is claimed but not published yet; NULL: empty."""
+    cdef c_bool shut
+    cdef PyObject *item
+    while True:
+        item = <PyObject *>ring_pop(queue, &shut)
+        if item != NULL or ring_length(queue) == 0:
+            return item
+        with nogil:
+            pass
 
 
 def depart(port):
@@ -535,7 +578,15 @@ def depart(port):
     try:
         if c.transport != NULL:
             far = <Far>c.transport.owner
-            departed = far.depart()
+            try:
+                departed = far.depart()
+            except BaseException:
+                # It is nobody's any more, of which the other side learns so.
+                far.close()
+                link_decref(link)
+                os.close(ends[0])
+                os.close(ends[1])
+                raise
             if departed is not None:
                 link_decref(link)
                 os.close(ends[0])
@@ -548,15 +599,25 @@ def depart(port):
             to_here = figures_of(&c.side[side ^ 1].inbox, True)
             to_there = figures_of(&c.side[side].inbox, False)
         link_set_figures(link, &to_here, &to_there)
-        state = written_state(1, c.side[side].inbox.capacity, [], None, [], 0, None)
         far = Far.connect(c, side ^ 1, link)
         if c.closed_by != CHANNEL_OPEN:
             # Closed in this moment: what was posted before arrives.
             far._closing = True
-        far.begin()
-        return state, [ends[0], ends[1]]
+        try:
+            far.begin()
+            return written_state(1, c.side[side].inbox.capacity, [], None, [], 0, None), [ends[0], ends[1]]
+        except BaseException:
+            os.close(ends[0])
+            os.close(ends[1])
+            raise
     finally:
         release_channel(c)
+
+
+cdef int close_all(list descriptors) except -1:
+    for fd in descriptors:
+        os.close(fd)
+    return 0
 
 
 cdef link_figures figures_of(ring *queue, bint waits_here) noexcept:
@@ -599,6 +660,8 @@ def arrive(bytes state, list descriptors):
             if c == NULL:
                 raise MemoryError
         except BaseException:
+            if begun is not None:
+                descriptors += begun[5]
             link_decref(link)
             raise
         far = Far.connect(c, number, link)

@@ -19,8 +19,9 @@ cdef class Letter(Sealed):
 
 cdef class Dispatch:
     cdef uint8_t tag
-    # What is left of the payload, and its whole length.
+    # What is left of the payload, beginning with byte `offset` of the first part; and its whole length.
     cdef list parts
+    cdef Py_ssize_t offset
     cdef uint64_t length
     cdef uint64_t done
     # Descriptors that are still to be sent, how many there were, and who owns them.
@@ -29,6 +30,8 @@ cdef class Dispatch:
     cdef list owners
     # The far side takes nothing any more.
     cdef bint dropped
+
+    cdef bytes rest(self)
 
 
 cdef class Link(Transport):
@@ -56,7 +59,9 @@ cdef class Link(Transport):
     cdef int _dropped(self) except -1
     cpdef bint trim(self, int64_t before) except -1
     cdef bint _send_descriptors(self) except -1
-    cdef bint _wait_for_room(self, int why) except -1
+    cdef bint _wait_for_room(self) noexcept
+    cdef int _leave_the_pump(self) except -1
+    cdef int _send_backlog(self) except? -100
     cdef bint _wait_until_taken(self) except -1
     cdef int _go_on(self) except? -100
     cdef bint _push(self, PyObject *item) except -1

@@ -32,8 +32,8 @@ from messagechannel._transfer import DataCloneError
 
 from messagechannel._clone cimport Serialized
 from messagechannel._csrc cimport (
-    LINK_BUDGET, LINK_CORRUPT, LINK_EMPTY, LINK_FIRST, LINK_FRAGMENT, LINK_GONE, LINK_INLINE, LINK_LAST, LINK_OK,
-    LINK_ONCE, LINK_TROUBLE, LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link,
+    LINK_BUDGET, LINK_CORRUPT, LINK_EMPTY, LINK_FIRST, LINK_FRAGMENT, LINK_FULL, LINK_GONE, LINK_INLINE, LINK_LAST,
+    LINK_OK, LINK_ONCE, LINK_TROUBLE, LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link,
     link_arm_credit, link_arm_room, link_begin, link_claim, link_collect, link_decref, link_drop_segments, link_ended,
     link_figures, link_figures_in, link_figures_out, link_finish, link_id, link_is_deaf, link_is_reserved,
     link_lend_segment, link_longest, link_may_lend, link_message, link_next, link_piece, link_post_many,
@@ -286,6 +286,12 @@ cdef int close_all(list descriptors) except -1:
 cdef class Dispatch:
     """A message that is being sent: what is left of it, in bytes that nobody changes."""
 
+    cdef bytes rest(self):
+        """Return what is left of the payload."""
+        if self.offset == 0:
+            return b"".join(self.parts)
+        return b"".join([memoryview(self.parts[0]).cast("B")[self.offset:], *self.parts[1:]])
+
 
 cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors, list owners):
     cdef Dispatch self = Dispatch.__new__(Dispatch)
@@ -421,6 +427,8 @@ cdef tuple write_letter(object owner, list buffers, bytes states, uint8_t tag, l
                 # The ring takes it, too.
                 if tag != TAG_PICKLE:
                     raise
+        if lent:
+            carrier._lent()
         own = new + own
         if len(own) > MOST_DESCRIPTORS:
             raise DataCloneError(
@@ -429,8 +437,6 @@ cdef tuple write_letter(object owner, list buffers, bytes states, uint8_t tag, l
         for number, some in lent:
             link_recall_segment(carrier._link, number, some)
         raise
-    if lent:
-        carrier._lent()
     head.segments = <uint32_t>(len(segments) // sizeof(letter_segment))
     head.states = <uint32_t>len(states)
     front = PyBytes_FromStringAndSize(<char *>&head, sizeof(letter_head)) + segments + states
@@ -487,7 +493,8 @@ cdef Parcel pack_with_ports(object data, tuple ports):
         transfer = Transfer(ports)
         transfer.received = list(ports)
     parcel = pack_parcel(data, transfer)
-    parcel.seal()
+    if transfer is not None:
+        parcel.seal()
     return parcel
 
 
@@ -550,6 +557,11 @@ cdef Letter letter_taken(taken *t):
     return letter
 
 
+cdef bint is_shortage(error) except -1:
+    """Tell whether it may be better in a moment: memory or descriptors were wanting."""
+    return isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno in _shortages
+
+
 # ---- the link ----
 
 cdef class Link(Transport):
@@ -590,9 +602,19 @@ cdef class Link(Transport):
                 if link_claim(self._link, self._backlog):
                     # Nobody else pumps, and nothing waits: the message goes as it is, uncopied.
                     return self._send_now(unopened(item))
-                parcel.snapshot()
+                try:
+                    parcel.snapshot()
+                except BaseException:
+                    discard(item)
+                    self._dropped()
+                    raise
                 return self._push(item)
-            joined = b"".join(parcel.parts())
+            try:
+                joined = b"".join(parcel.parts())
+            except BaseException:
+                discard(item)
+                self._dropped()
+                raise
             piece.tag = TAG_PICKLE
             piece.payload = PyBytes_AS_STRING(joined)
             piece.length = <size_t>PyBytes_GET_SIZE(joined)
@@ -610,6 +632,7 @@ cdef class Link(Transport):
         if outcome < 0:
             discard(item)
             if outcome == RING_NO_MEMORY:
+                self._dropped()
                 raise MemoryError
             return False
         if outcome & RING_WAKE:
@@ -636,18 +659,20 @@ cdef class Link(Transport):
                 # A receiver that is about to take what is under way is there sooner than a copy for later is made.
                 sleep(TAKING_SECONDS)
                 dispatch = self._write_down(envelope)
-        except Exception:
+            if dispatch is None:
+                parcel.snapshot()
+        except BaseException as error:
             if parcel._transfer is None:
+                self._dropped()
                 self.pump()
                 raise
             # What was transferred can't be given back: it waits here.
-            parcel.snapshot()
             self._held = envelope
-            self._stalled = True
-            self._try_again()
+            self._leave_the_pump()
+            if not isinstance(error, Exception):
+                raise
             return True
         if dispatch is None:
-            parcel.snapshot()
             self._held = envelope
             self.pump()
             return True
@@ -655,7 +680,7 @@ cdef class Link(Transport):
         self.pump()
         return not dispatch.dropped
 
-    cdef size_t post_many(self, void **items, size_t n) except? 0:
+    cdef int post_many(self, void **items, size_t n, size_t *gone) except -1:
         cdef link_piece pieces[CHUNK]
         cdef size_t posted = 0, now, i, some
         cdef int outcome
@@ -671,13 +696,15 @@ cdef class Link(Transport):
                     discard(<PyObject *>items[posted + i])
                 posted += now
             if now == 0:
-                posted += 1
-                if not self.post(<PyObject *>items[posted - 1]):
+                gone[0] = posted
+                if not self.post(<PyObject *>items[posted]):
                     # It was dropped: to the caller, none of the rest has gone.
                     Py_INCREF(None)
-                    items[posted - 1] = <void *>None
-                    return posted - 1
-        return posted
+                    items[posted] = <void *>None
+                    return 0
+                posted += 1
+        gone[0] = posted
+        return 0
 
     cdef Dispatch _write_down(self, Envelope envelope):
         """Return the dispatch of a message; one that can't be written down arrives as a DataCloneError.
@@ -689,17 +716,51 @@ cdef class Link(Transport):
         """
         try:
             data = prepared(envelope)
-            if not link_may_lend(self._link, shared_size(data)):
-                return None
-            tag, parts, descriptors, owners = write_down(data, self)
         except Exception as error:
-            if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno in _shortages:
+            if is_shortage(error):
+                raise
+            return dispatch_of(TAG_ERROR, [excuse(error)], [], [])
+        if not link_may_lend(self._link, shared_size(data)):
+            return None
+        try:
+            tag, parts, descriptors, owners = write_down(data, self)
+        except (DataCloneError, OSError) as error:
+            if is_shortage(error):
                 raise
             return dispatch_of(TAG_ERROR, [excuse(error)], [], [])
         return dispatch_of(tag, parts, descriptors, owners)
 
     cpdef int pump(self) except -1:
         """Send what is in the backlog, as far as there is room. This thread is the pump."""
+        cdef int outcome
+        try:
+            outcome = self._send_backlog()
+        except BaseException:
+            # A signal handler's, or for want of memory: somebody has to go on all the same.
+            self._leave_the_pump()
+            raise
+        if outcome == LINK_TROUBLE:
+            self._stalled = True
+            self._try_again()
+        elif outcome == RING_CLOSED or (
+                # Somebody else may be the pump by now, who comes here too.
+                outcome == RING_ARMED and self._closing and link_claim(self._link, self._backlog)):
+            self._all_sent()
+        if outcome == RING_CLOSED:
+            # Nobody will be the pump any more.
+            link_drop_segments(self._link)
+        return 0
+
+    cdef int _leave_the_pump(self) except -1:
+        """Give up being the pump, in an exception: whoever posts next goes on, and the reactor in a moment."""
+        self._behind = PATIENT_PUSHES
+        self._stalled = True
+        self._try_again()
+        return 0
+
+    cdef int _send_backlog(self) except? -100:
+        """Send what there is: RING_ARMED or RING_CLOSED when that was all, LINK_TROUBLE when it is to be tried again in
+        a moment, LINK_FULL when whoever hears the far side goes on, or somebody does already."""
         cdef PyObject *item
         cdef c_bool shut
         cdef int outcome
@@ -717,16 +778,16 @@ cdef class Link(Transport):
                     item = <PyObject *>ring_pop(self._backlog, &shut)
                     if item == NULL:
                         outcome = ring_arm(self._backlog)
-                        if outcome == RING_CLOSED or outcome == RING_ARMED and self._closing:
-                            self._all_sent()
-                        if outcome == RING_CLOSED:
-                            # Nobody will be the pump any more.
-                            link_drop_segments(self._link)
                         if outcome == RING_CLOSED or outcome == RING_ARMED:
-                            return 0
+                            return outcome
                         continue
                     if link_ended(self._link):
                         discard(item)
+                        continue
+                    if link_is_deaf(self._link):
+                        # Without memory or descriptors for what nobody takes.
+                        discard(item)
+                        self._dropped()
                         continue
                     if not is_envelope(item) and encode_atom(item, &piece) \
                             and link_post_many(self._link, NULL, &piece, 1, &outcome):
@@ -736,15 +797,12 @@ cdef class Link(Transport):
                 self._held = envelope
                 try:
                     self._dispatch = self._write_down(envelope)
-                except Exception:
-                    # For want of memory or descriptors.
-                    self._stalled = True
-                    self._try_again()
-                    return 0
+                except (MemoryError, OSError):
+                    return LINK_TROUBLE
                 if self._dispatch is None:
                     if self._wait_until_taken():
                         continue
-                    return 0
+                    return LINK_FULL
                 self._held = None
             outcome = self._go_on()
             if outcome == LINK_OK or outcome == LINK_GONE:
@@ -752,8 +810,11 @@ cdef class Link(Transport):
                 self._dispatch = None
                 if outcome == LINK_GONE:
                     self._dropped()
-            elif not self._wait_for_room(outcome):
-                return 0
+            elif outcome == LINK_TROUBLE:
+                # Descriptors, which the far side's socket has no room for.
+                return LINK_TROUBLE
+            elif not self._wait_for_room():
+                return LINK_FULL
 
     cdef int resume(self) except -1:
         """Be the pump, if one is needed."""
@@ -770,13 +831,9 @@ cdef class Link(Transport):
         """Return a number that grows with what is sent."""
         return link_written(self._link)
 
-    cdef bint _wait_for_room(self, int why) except -1:
+    cdef bint _wait_for_room(self) noexcept:
         """Leave the pump to whoever hears that there is room; True when that was there already."""
         self._stalled = True
-        if why == LINK_TROUBLE:
-            # Descriptors, which the far side's socket has no room for.
-            self._try_again()
-            return False
         if link_arm_room(self._link):
             return False
         return shared_claim(&self._stalled, True, False)
@@ -797,37 +854,37 @@ cdef class Link(Transport):
         cdef Dispatch d = self._dispatch
         cdef Py_buffer view
         cdef int64_t written
+        cdef Py_ssize_t left
         cdef bint whole = d.done == 0 and d.length <= link_longest(self._link)
         cdef bint ends
         cdef uint8_t kind
         if whole and len(d.parts) != 1:
             d.parts = [b"".join(d.parts)]
         while True:
-            part = d.parts[0]
-            PyObject_GetBuffer(part, &view, PyBUF_SIMPLE)
+            PyObject_GetBuffer(d.parts[0], &view, PyBUF_SIMPLE)
             try:
-                ends = len(d.parts) == 1 and (whole or <size_t>view.len <= link_longest(self._link))
+                left = view.len - d.offset
+                ends = len(d.parts) == 1 and (whole or <size_t>left <= link_longest(self._link))
                 if ends and d.descriptors and not self._send_descriptors():
-                    return LINK_GONE if link_ended(self._link) else LINK_TROUBLE
+                    return LINK_GONE if link_ended(self._link) or link_is_deaf(self._link) else LINK_TROUBLE
                 kind = LINK_WHOLE if whole else LINK_FIRST if d.done == 0 else LINK_LAST if ends else LINK_FRAGMENT
-                if d.done == 0 and view.len == 0 and not whole:
+                if d.done == 0 and left == 0 and not whole:
                     written = 0
                 else:
                     written = link_write(self._link, kind, d.tag, <uint16_t>d.count, &d.length if kind == LINK_FIRST
-                                         else NULL, view.buf, <size_t>view.len, ends)
+                                         else NULL, <char *>view.buf + d.offset, <size_t>left, ends)
                 if written < 0:
                     return <int>written
+                # Nothing may fail before this is noted: the bytes are on their way.
                 d.done += <uint64_t>written
-                rest = None
-                if written < view.len:
-                    rest = memoryview(part).cast("B")[written:] if type(part) is not memoryview else part[written:]
+                d.offset += written
+                left -= written
             finally:
                 PyBuffer_Release(&view)
-            if rest is not None:
-                d.parts[0] = rest
-            elif ends:
-                return LINK_OK
-            else:
+            if left == 0:
+                if ends:
+                    return LINK_OK
+                d.offset = 0
                 del d.parts[0]
 
     cdef bint _send_descriptors(self) except -1:

@@ -32,7 +32,12 @@ def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
     from messagechannel._far import depart
 
     state, descriptors = depart(port)
-    duplicates = [reduction.DupFd(descriptor) for descriptor in descriptors]
+    try:
+        duplicates = [reduction.DupFd(descriptor) for descriptor in descriptors]
+    except BaseException:
+        # Nobody will have the port, of which its peer learns so.
+        close_all(descriptors)
+        raise
     spawning = context.get_spawning_popen()
     if spawning is None:
         # DupFd has made duplicates of its own.

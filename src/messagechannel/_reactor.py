@@ -106,7 +106,9 @@ class Reactor:
             if self._sources.pop(descriptor, None) is not None and self._selector is not None:
                 self._selector.unregister(descriptor)
         if self._lingers.locked():
-            self._lingers.release()
+            # Another thread may have released it just now.
+            with suppress(RuntimeError):
+                self._lingers.release()
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
         """Call `callback` in the reactor's thread, once so many seconds have passed."""

@@ -57,7 +57,7 @@ cdef class Transport:
 
     cdef object pack(self, object message, Transfer transfer)
     cdef bint post(self, PyObject *item) except -1
-    cdef size_t post_many(self, void **items, size_t n) except? 0
+    cdef int post_many(self, void **items, size_t n, size_t *gone) except -1
     cdef int pump(self) except -1
     cdef int seal(self, Envelope envelope) except -1
     cdef bint is_other_end(self, Transport other) noexcept

@@ -84,11 +84,16 @@ cdef class Transport:
         raise NotImplementedError
 
     cdef bint post(self, PyObject *item) except -1:
-        """Send an owned queue item, now or later, without waiting; False when it goes nowhere."""
+        """Send an owned queue item, now or later, without waiting; False when it goes nowhere.
+
+        It raises for a message that is dropped for want of memory, whose room it has returned then; and what a signal
+        handler raises, whatever has become of the message.
+        """
         raise NotImplementedError
 
-    cdef size_t post_many(self, void **items, size_t n) except? 0:
-        """Send owned items, from the front as many as go at once, and drop them; return how many."""
+    cdef int post_many(self, void **items, size_t n, size_t *gone) except -1:
+        """Send owned items, from the front as many as go at once, and drop them; *gone gets how many. The one for which
+        it raises is dropped, too."""
         raise NotImplementedError
 
     cdef int pump(self) except -1:

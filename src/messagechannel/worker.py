@@ -23,9 +23,15 @@ _entering = RLock()
 _exit_prepared = False
 
 
+def _forget_all():
+    """Forget the parent's workers, which are no business of a forked child, and who was entering one."""
+    global _entering
+    _entering = RLock()
+    _running.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    # The parent's workers are no business of a forked child.
-    os.register_at_fork(after_in_child=_running.clear)
+    os.register_at_fork(after_in_child=_forget_all)
 
 
 def _forget_ended():

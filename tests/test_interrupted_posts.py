@@ -1,0 +1,315 @@
+"""Posts to a far end that end in the middle, by a signal, for want of memory, by a death: what follows still goes."""
+
+import contextlib
+import gc
+import os
+import pickle
+import queue
+import resource
+import signal
+import socket
+import sys
+import time
+
+import pytest
+
+from messagechannel import ChannelClosedError, MessageChannel, SharedBuffer, _far
+from victims import PATIENCE, apart, far_channel, until
+
+pytestmark = [
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are what Linux makes of them"),
+    # Python's own warning, of 3.12 and later, about what fork is.
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
+LARGE = 60 << 20
+# More than malloc may have in reserve for a thread.
+HUGE = 80 << 20
+# Seconds after which the signal comes: some of them while a large message is copied.
+DELAYS = (0.001, 0.002, 0.004, 0.008, 0.016)
+
+
+class LateError(Exception):
+    """What a signal handler raises."""
+
+
+class Content:
+    """Travels as bytes, of which the sender makes no copy until it has to."""
+
+    def __init__(self, size):
+        self.content = bytearray(size)
+
+    def __reduce_ex__(self, protocol):
+        return bytes, (pickle.PickleBuffer(self.content),)
+
+
+def address_space():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[0]) * resource.getpagesize()
+
+
+@contextlib.contextmanager
+def little_memory(left=5 << 20):
+    """Let this process have no more than so many bytes that it has not yet."""
+    used = None
+    # A thread that starts takes more for a moment.
+    while used != (used := address_space()):
+        time.sleep(0.05)
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + left, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def fill_the_ring(port):
+    """Have what follows wait in the backlog; return how many messages to take first."""
+    for _ in range(4):
+        port.post_message("x" * 50_000)
+    return 4
+
+
+def take(port, count):
+    return [port.receive(PATIENCE) for _ in range(count)]
+
+
+def assert_room_for(capacity, here, there):
+    """Check that so many messages fit into a bounded channel that is empty now, and no more."""
+    for number in range(capacity):
+        here.send(number, timeout=PATIENCE)
+    with pytest.raises(queue.Full):
+        here.post_message("no room")
+    assert take(there, capacity) == list(range(capacity))
+
+
+# ---- signals ----
+
+
+def interrupted(error, delay, call, *args):
+    """Call, and have a signal's handler raise an error while that is under way; tell whether it came in time."""
+
+    def handler(number, frame):
+        raise error
+
+    signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, delay)
+        call(*args)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except error:
+        return True
+    return False
+
+
+def interrupt_posts(error, capacity, in_batches):
+    for delay in DELAYS:
+        here, there = far_channel(capacity)
+        small = [bytes([i]) * 1000 for i in range(5)]
+        counts = [sys.getrefcount(one) for one in small]
+        if in_batches:
+            hit = interrupted(error, delay, here.send_many, [*small, bytes(LARGE)])
+        else:
+            take_later = [here.post_message(one) for one in small]
+            assert take_later == [None] * 5
+            hit = interrupted(error, delay, here.post_message, bytes(LARGE))
+        here.post_message("stop")
+        got = [there.receive(PATIENCE)]
+        while got[-1] != "stop":
+            got.append(there.receive(PATIENCE))
+        # Interrupted, the large one may have been posted or not; it is not changed into something else.
+        assert [len(one) for one in got] in ([1000] * 5 + [LARGE, 4], [1000] * 5 + [4])
+        assert hit or len(got) == 7
+        del got
+        assert [sys.getrefcount(one) for one in small] == counts
+        here.post_message(bytes(10 << 20))
+        assert len(there.receive(PATIENCE)) == 10 << 20
+        if capacity is not None:
+            assert_room_for(capacity, here, there)
+
+
+@pytest.mark.parametrize("in_batches", [False, True], ids=["one by one", "batches"])
+@pytest.mark.parametrize("capacity", [None, 8])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, LateError])
+def test_a_signal_in_the_middle_of_a_post(error, capacity, in_batches):
+    apart(interrupt_posts, error, capacity, in_batches)
+
+
+# ---- memory ----
+
+
+def post_without_memory():
+    here, there = far_channel(capacity=3)
+    content = Content(HUGE)
+    here.post_message(content)
+    with little_memory(), pytest.raises(MemoryError):
+        here.post_message(content)
+    assert len(there.receive(PATIENCE)) == HUGE
+    assert_room_for(3, here, there)
+
+
+def test_after_a_post_without_memory_the_next_ones_go():
+    apart(post_without_memory)
+
+
+def send_a_batch_without_memory():
+    here, there = far_channel(capacity=20)
+    waiting = fill_the_ring(here)
+    small = [bytes([i]) * 1000 for i in range(8)]
+    counts = [sys.getrefcount(one) for one in small]
+    content = Content(HUGE)
+    with little_memory(), pytest.raises(MemoryError):
+        here.send_many([*small, content, "never comes"])
+    here.post_message("next")
+    assert take(there, waiting + 9)[waiting:] == [*small, "next"]
+    assert [sys.getrefcount(one) for one in small] == counts
+    assert_room_for(20, here, there)
+
+
+def test_a_batch_without_memory_loses_the_rest_and_nothing_else():
+    apart(send_a_batch_without_memory)
+
+
+def transfer_without_memory():
+    here, there = far_channel()
+    waiting = fill_the_ring(here)
+    peer, port = MessageChannel()
+    with little_memory(), pytest.raises(MemoryError):
+        here.post_message(Content(HUGE), transfer=[port])
+    if port.closed:
+        with pytest.raises(ChannelClosedError):
+            peer.receive(PATIENCE)
+    else:
+        # It was not transferred yet.
+        port.post_message("still here")
+        assert peer.receive(PATIENCE) == "still here"
+    here.post_message("next")
+    assert take(there, waiting + 1)[-1] == "next"
+
+
+def test_a_port_that_is_lost_for_want_of_memory_is_closed():
+    apart(transfer_without_memory)
+
+
+# ---- what waits where a port leaves ----
+
+
+def test_shared_memory_and_a_large_pickle_in_a_message_that_waits():
+    here, there = MessageChannel()
+    here.post_message([SharedBuffer(100), list(range(66_666))])
+    moved = _far.arrive(*_far.depart(there))
+    shared, numbers = moved.receive(PATIENCE)
+    assert (len(shared), numbers) == (100, list(range(66_666)))
+
+
+def depart_without_descriptors():
+    there, here = MessageChannel()
+    state = _far.depart(there)
+    for _ in range(3):
+        here.post_message("x" * 40_000)
+    here.post_message(["begun" * 20_000], transfer=[socket.socket() for _ in range(12)])
+    carrier, _other = far_channel()
+    taken = []
+    highest = os.dup(0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    while (one := os.dup(0)) < highest + 1:
+        taken.append(one)
+    os.close(one)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 9, hard))
+    with contextlib.suppress(OSError):
+        carrier.post_message("take it", transfer=[here])
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    there = _far.arrive(*state)
+    # Whatever came of it: whoever has the other end learns that nothing more comes, or gets it.
+    came = []
+    with contextlib.suppress(ChannelClosedError):
+        while len(came) < 4:
+            came.append(there.receive(PATIENCE))
+    assert came[:3] == ["x" * 40_000] * 3
+
+
+def test_a_port_that_departs_without_descriptors_leaves_no_peer_waiting():
+    apart(depart_without_descriptors)
+
+
+def take_while_it_arrives():
+    """The garbage collector stands for the other process, which may take messages at any moment."""
+    here, there = far_channel(capacity=100)
+    for number in range(100):
+        here.post_message(number)
+    state = _far.depart(here)
+    taken = []
+
+    def receive(phase, info):
+        if phase == "start" and len(there):
+            taken.append(there.receive(0))
+
+    gc.callbacks.append(receive)
+    gc.set_threshold(1)
+    here = _far.arrive(*state)
+    gc.set_threshold(700)
+    gc.callbacks.clear()
+    taken += take(there, 100 - len(taken))
+    assert taken == list(range(100))
+    until(lambda: here.statistics().posted == 100, "all were posted")
+    posted = 0
+    with contextlib.suppress(queue.Full):
+        for _ in range(200):
+            here.post_message(posted)
+            posted += 1
+    assert posted == 100
+
+
+def test_the_capacity_is_the_same_after_messages_were_taken_while_the_port_arrived():
+    apart(take_while_it_arrives)
+
+
+# ---- deaths ----
+
+
+def die_with_descriptors_on_their_way():
+    here, there = MessageChannel()
+    _, descriptors = _far.depart(there)
+    fill_the_ring(here)
+    _peer, port = MessageChannel()
+    here.post_message(None, transfer=[port])
+    here.close()
+    for descriptor in descriptors:
+        os.close(descriptor)
+    time.sleep(0.2)
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.1
+
+
+def test_nobody_spins_for_a_dead_peer_that_was_owed_descriptors():
+    apart(die_with_descriptors_on_their_way)
+
+
+def fork_with_a_port_on_its_way():
+    here, there = MessageChannel()
+    state, descriptors = _far.depart(there)
+    for _ in range(3):
+        here.post_message("x" * 40_000)
+    peer, port = MessageChannel()
+    here.post_message(["y" * 100_000], transfer=[port])
+    child = os.fork()
+    if child == 0:
+        time.sleep(PATIENCE)
+        os._exit(0)
+    try:
+        there = _far.arrive(state, descriptors)
+        take(there, 3)
+        (moved,) = there.receive_event(PATIENCE).ports
+        # The process that has it dies.
+        for descriptor in _far.depart(moved)[1]:
+            os.close(descriptor)
+        with pytest.raises(ChannelClosedError):
+            peer.receive(5)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_forked_child_keeps_no_port_alive_that_was_being_sent():
+    apart(fork_with_a_port_on_its_way)
