@@ -53,7 +53,7 @@ cdef enum:
     CHUNK = 64
 
 # How long a segment is kept for the next large buffer, in seconds.
-SEGMENT_SECONDS = 1.0
+SEGMENT_SECONDS = 2.0
 # How long until what found no memory, no descriptor or no room in a socket is tried again, in seconds.
 SHORTAGE_SECONDS = 0.02
 
