@@ -264,7 +264,7 @@ def slotted():
     return made
 
 
-def fail_each_allocation(name, rounds=12):
+def fail_each_allocation(name, rounds=25):
     """Clone a value again and again, while one allocation after the other fails, until all were through.
 
     Prints the number of those that failed, and the least number of blocks that a round has left behind.
