@@ -12,7 +12,10 @@
 
 #include <Python.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* How often the module was made: grows before the new one's state is first looked for. So, until it grows again, an
    address of an interpreter stands for one interpreter, and that has one module. */
@@ -67,5 +70,24 @@ static void *keep_state(void *state)
     ((__pyx_mstatetype *)(first_state_is_ours() ? (void *)atomic_load_explicit(&first_state, memory_order_relaxed) \
                           : state_is_found() ? state_found.state \
                           : keep_state(__Pyx__PyModule_GetState(module))))
+
+/* Cython (3.3.1) looks for a module one entry beyond the end of its table too, where realloc has left whatever was there:
+   for one, part of the table of another module, with the same interpreter. Nothing is there instead. */
+static inline void *grown_table(void *table, size_t entries, size_t entry_size, size_t place_of_count, size_t size)
+{
+    Py_ssize_t count;
+    char *grown = realloc(table, size);
+    if (!grown)
+        return NULL;
+    memcpy(&count, grown + place_of_count, sizeof count);
+    size_t used = entries + (size_t)count * entry_size;
+    memset(grown + used, 0, size - used);
+    return grown;
+}
+
+/* Cython calls it for that table alone, whose type it has defined by then. */
+#define realloc(old_table, new_size) \
+    grown_table((old_table), offsetof(__Pyx_ModuleStateLookupData, table), sizeof(__Pyx_InterpreterIdAndModule), \
+                offsetof(__Pyx_ModuleStateLookupData, count), (new_size))
 
 #endif
