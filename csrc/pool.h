@@ -1,4 +1,5 @@
-/* pool: a few segments that no ring needs at the moment, for all rings of the process.
+/* pool: a few segments that no ring needs at the moment, for all rings of the process (each module of the extension that
+ * pushes and pops has a pool of its own).
  *
  * Where a consumer takes what has gathered, it frees many segments at once, and then the producers want as many.  Memory
  * that one thread allocates and another frees is what allocators are slowest at; so what does not fit into a ring's own

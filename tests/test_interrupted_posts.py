@@ -116,8 +116,8 @@ def interrupt_posts(error, capacity, in_batches):
         if in_batches:
             hit = interrupted(error, delay, here.send_many, [*small, bytes(LARGE)])
         else:
-            take_later = [here.post_message(one) for one in small]
-            assert take_later == [None] * 5
+            for one in small:
+                here.post_message(one)
             hit = interrupted(error, delay, here.post_message, bytes(LARGE))
         here.post_message("stop")
         got = [there.receive(PATIENCE)]

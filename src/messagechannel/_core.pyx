@@ -721,13 +721,13 @@ cdef class MessagePort(EventTarget):
         :raises TypeError: for a transfer list that is not an iterable of objects.
         :raises queue.Full: when as many messages wait as the channel has capacity for.
 
+        :raises OSError: when there is no memory or no descriptor for what is to be sent to another process.
+
         Whatever is raised, nothing was transferred and nothing was posted.
 
         Where the other port is in another process, what the way there has no room for waits in this process's memory,
         and is sent as the other one takes what came before; shared memory stays bounded. A channel without a capacity
         is bounded by this process's memory alone.
-
-        :raises OSError: when there is no memory or no descriptor for what is to be sent to another process.
         """
         cdef int outcome = NOT_AN_ATOM if transfer is not () else self._push_atom(<PyObject *>message)
         if outcome == NOT_AN_ATOM:
