@@ -116,8 +116,8 @@ def interrupt_posts(error, capacity, in_batches):
         if in_batches:
             hit = interrupted(error, delay, here.send_many, [*small, bytes(LARGE)])
         else:
-            for one in small:
-                here.post_message(one)
+            for number in range(len(small)):
+                here.post_message(small[number])
             hit = interrupted(error, delay, here.post_message, bytes(LARGE))
         here.post_message("stop")
         got = [there.receive(PATIENCE)]
