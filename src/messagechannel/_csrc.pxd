@@ -194,6 +194,7 @@ cdef extern from "channel.h" nogil:
     bint endpoint_spin_for_message(endpoint *e, uintptr_t tail, size_t popped, int64_t deadline) noexcept
     bint endpoint_spin_for_room(endpoint *e, size_t popped, int64_t deadline) noexcept
     void *endpoint_take(endpoint *e, c_bool *attention) noexcept
+    void *endpoint_take_claimed(endpoint *e, c_bool *shut) noexcept
 
 
 cdef extern from *:

@@ -30,16 +30,16 @@ from messagechannel._transfer import DataCloneError
 
 from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref, channel_new,
-    endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_wake_all, far_link, link_abandon, link_arm, link_attach,
-    link_claim,
-    link_close_in, link_close_out, link_decref, link_end, link_ended, link_figures, link_figures_out,
-    link_has_ended_there, link_has_news, link_hear, link_incref, link_is_armed, link_is_distrusted, link_is_reserved,
-    link_new, link_reserve_in, link_restore, link_segment, link_set_figures, link_taken_before, link_waiting,
-    link_yield_in, parker_now, ring, ring_close, ring_disarm, ring_length, ring_peak, ring_pop, ring_popped, ring_push,
-    ring_pushed, ring_reserve, ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
+    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
+    channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_take_claimed, endpoint_wake_all,
+    far_link, link_abandon, link_arm, link_attach, link_claim, link_close_in, link_close_out, link_decref, link_end,
+    link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news, link_hear, link_incref,
+    link_is_armed, link_is_distrusted, link_is_reserved, link_new, link_reserve_in, link_restore, link_segment,
+    link_set_figures, link_taken_before, link_waiting, link_yield_in, parker_now, ring, ring_close, ring_disarm,
+    ring_length, ring_peak, ring_popped, ring_push, ring_pushed, ring_reserve, ring_return_room,
+    shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
 )
-from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
+from messagechannel._link cimport Dispatch, Letter, Link, close_all, dispatch_of, enveloped, letter_item
 from messagechannel._transport cimport Figures, discard
 from messagechannel._wire cimport Descriptor
 
@@ -88,8 +88,8 @@ cdef class Far(Link):
     # Guards `_registered`, and with it the reactor's reference to the channel.
     cdef spin_lock _lock
     cdef bint _registered
-    cdef shared_number _trimming
-    cdef shared_number _trying
+    # Whether a timer of each kind is pending: one does, however often it is asked for.
+    cdef shared_number _trimming, _trying, _looking
 
     @staticmethod
     cdef Far connect(channel *c, uint32_t side, far_link *link):
@@ -155,6 +155,9 @@ cdef class Far(Link):
     cdef endpoint *near(self) noexcept:
         return &self._channel.side[self._side]
 
+    cdef endpoint *far_side(self) noexcept:
+        return &self._channel.side[self._side ^ 1]
+
     # -- what the reactor calls --
 
     def heard(self):
@@ -181,7 +184,7 @@ cdef class Far(Link):
 
     cdef bint _look(self) except -1:
         """As look; True when something has to wait for memory or descriptors."""
-        cdef endpoint *far_inbox = &self._channel.side[self._side ^ 1]
+        cdef endpoint *far_inbox = self.far_side()
         cdef bint short = False
         if link_ended(self._link):
             return False
@@ -240,15 +243,18 @@ cdef class Far(Link):
 
     # -- what a link asks for --
 
-    cdef int _try_again(self) except -1:
-        # One timer, however often posts have it tried meanwhile.
-        if shared_claim(&self._trying, False, True):
+    cdef int _once(self, shared_number *pending, seconds, callback) except -1:
+        """Have `callback` called later, unless that is pending. It stores False there."""
+        if shared_claim(pending, False, True):
             try:
-                _reactor.call_later(SHORTAGE_SECONDS, self._go_on_later)
+                _reactor.call_later(seconds, callback)
             except BaseException:
-                self._trying = False
+                pending[0] = False
                 raise
         return 0
+
+    cdef int _try_again(self) except -1:
+        return self._once(&self._trying, SHORTAGE_SECONDS, self._go_on_later)
 
     def _go_on_later(self):
         cdef channel *c = self._hold()
@@ -260,13 +266,14 @@ cdef class Far(Link):
                 release_channel(c)
 
     cdef int look_later(self) except -1:
-        _reactor.call_later(5 * SHORTAGE_SECONDS, self.look)
-        return 0
+        return self._once(&self._looking, 5 * SHORTAGE_SECONDS, self._look_again)
+
+    def _look_again(self):
+        self._looking = False
+        self.look()
 
     cdef int _lent(self) except -1:
-        if shared_claim(&self._trimming, False, True):
-            _reactor.call_later(SEGMENT_SECONDS, self._trim_later)
-        return 0
+        return self._once(&self._trimming, SEGMENT_SECONDS, self._trim_later)
 
     def _trim_later(self):
         cdef channel *c = self._hold()
@@ -279,7 +286,7 @@ cdef class Far(Link):
                 release_channel(c)
 
     cdef int _dropped(self) except -1:
-        cdef endpoint *far_inbox = &self._channel.side[self._side ^ 1]
+        cdef endpoint *far_inbox = self.far_side()
         if far_inbox.inbox.bounded:
             ring_return_room(&far_inbox.inbox, 1)
             tell(endpoint_offer_room(far_inbox))
@@ -447,11 +454,13 @@ cdef class Far(Link):
         cdef far_link *link = self._link
         cdef ring *inbox = &self.near().inbox
         cdef PyObject *item
+        cdef c_bool shut
         cdef Dispatch d
         letters = []
         for queue in range(2):
             while True:
-                item = pop_claimed(inbox if queue == 0 else self._backlog)
+                # Also what is claimed: other threads may be about to put it into its place.
+                item = <PyObject *>endpoint_take_claimed(self.near() if queue == 0 else self.far_side(), &shut)
                 if item == NULL:
                     break
                 tag, payload, own = letter_of(enveloped(item))
@@ -509,6 +518,7 @@ cdef class Far(Link):
         in the inbox and the end behind them. The figures are what this one has counted."""
         cdef Figures incoming, outgoing
         cdef PyObject *item
+        cdef c_bool shut
         cdef channel *c
         cdef ring *queue
         c = channel_new(self.near().inbox.capacity, False)
@@ -519,7 +529,7 @@ cdef class Far(Link):
         to_there.published, to_there.taken, to_there.peak = incoming.taken, incoming.taken, incoming.peak
         queue = &c.side[self._side].inbox
         while True:
-            item = pop_claimed(&self.near().inbox)
+            item = <PyObject *>endpoint_take_claimed(self.near(), &shut)
             if item == NULL:
                 break
             ring_reserve(queue, 1)
@@ -535,18 +545,6 @@ cdef class Far(Link):
         if link_is_reserved(self._link):
             # What was brought into the inbox counts as taken from the link, but nobody has received it yet.
             incoming.taken -= min(incoming.taken, <uint64_t>ring_length(&self.near().inbox))
-
-
-cdef PyObject *pop_claimed(ring *queue) noexcept:
-    """Take the oldest item of a closed queue, and wait where it is claimed but not published yet; NULL: empty."""
-    cdef c_bool shut
-    cdef PyObject *item
-    while True:
-        item = <PyObject *>ring_pop(queue, &shut)
-        if item != NULL or ring_length(queue) == 0:
-            return item
-        with nogil:
-            pass
 
 
 def depart(port):
@@ -568,56 +566,43 @@ def depart(port):
     link = link_new(ends)
     if link == NULL:
         raise OSError(errno, f"no link for a port that is transferred: {os.strerror(errno)}")
+    descriptors = [ends[0], ends[1]]
     try:
         c = let_go(port, &side)
-    except BaseException:
-        link_decref(link)
-        os.close(ends[0])
-        os.close(ends[1])
-        raise
-    try:
-        if c.transport != NULL:
-            far = <Far>c.transport.owner
-            try:
-                departed = far.depart()
-            except BaseException:
-                # It is nobody's any more, of which the other side learns so.
-                far.close()
-                link_decref(link)
-                os.close(ends[0])
-                os.close(ends[1])
-                raise
-            if departed is not None:
-                link_decref(link)
-                os.close(ends[0])
-                os.close(ends[1])
-                return departed
-            former = c
-            c = far.left_over(&to_here, &to_there)
-            release_channel(former)
-        else:
-            to_here = figures_of(&c.side[side ^ 1].inbox, True)
-            to_there = figures_of(&c.side[side].inbox, False)
-        link_set_figures(link, &to_here, &to_there)
-        far = Far.connect(c, side ^ 1, link)
-        if c.closed_by != CHANNEL_OPEN:
-            # Closed in this moment: what was posted before arrives.
-            far._closing = True
         try:
+            if c.transport != NULL:
+                far = <Far>c.transport.owner
+                try:
+                    departed = far.depart()
+                except BaseException:
+                    # It is nobody's any more, of which the other side learns so.
+                    far.close()
+                    raise
+                if departed is not None:
+                    return departed
+                former = c
+                c = far.left_over(&to_here, &to_there)
+                release_channel(former)
+            else:
+                to_here = figures_of(&c.side[side ^ 1].inbox, True)
+                to_there = figures_of(&c.side[side].inbox, False)
+            link_set_figures(link, &to_here, &to_there)
+            far = Far.connect(c, side ^ 1, link)
+            # The far's.
+            link = NULL
+            if c.closed_by != CHANNEL_OPEN:
+                # Closed in this moment: what was posted before arrives.
+                far._closing = True
             far.begin()
-            return written_state(1, c.side[side].inbox.capacity, [], None, [], 0, None), [ends[0], ends[1]]
-        except BaseException:
-            os.close(ends[0])
-            os.close(ends[1])
-            raise
+            state = written_state(1, c.side[side].inbox.capacity, [], None, [], 0, None)
+            departed, descriptors = (state, descriptors), []
+            return departed
+        finally:
+            release_channel(c)
     finally:
-        release_channel(c)
-
-
-cdef int close_all(list descriptors) except -1:
-    for fd in descriptors:
-        os.close(fd)
-    return 0
+        close_all(descriptors)
+        if link != NULL:
+            link_decref(link)
 
 
 cdef link_figures figures_of(ring *queue, bint waits_here) noexcept:
@@ -671,8 +656,7 @@ def arrive(bytes state, list descriptors):
             # The reference of the far side is nobody's: the reactor has its own.
             release_channel(c)
     finally:
-        for fd in descriptors:
-            os.close(fd)
+        close_all(descriptors)
 
 
 cdef bytes written_state(number, capacity, letters, begun, segments, came, partial):

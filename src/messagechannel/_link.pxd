@@ -61,7 +61,7 @@ cdef class Link(Transport):
     cdef bint _send_descriptors(self) except -1
     cdef bint _wait_for_room(self) noexcept
     cdef int _leave_the_pump(self) except -1
-    cdef int _send_backlog(self) except? -100
+    cdef int _send_backlog(self) except -1
     cdef bint _wait_until_taken(self) except -1
     cdef int _go_on(self) except? -100
     cdef bint _push(self, PyObject *item) except -1
@@ -69,6 +69,7 @@ cdef class Link(Transport):
     cdef bint _send_now(self, Envelope envelope) except -1
 
 
+cdef int close_all(list descriptors) except -1
 cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors, list owners)
 cdef Envelope enveloped(PyObject *item)
 cdef PyObject *letter_item(Letter letter) except NULL

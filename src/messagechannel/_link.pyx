@@ -32,7 +32,7 @@ from messagechannel._transfer import DataCloneError
 
 from messagechannel._clone cimport Serialized
 from messagechannel._csrc cimport (
-    LINK_BUDGET, LINK_CORRUPT, LINK_EMPTY, LINK_FIRST, LINK_FRAGMENT, LINK_FULL, LINK_GONE, LINK_INLINE, LINK_LAST,
+    LINK_BUDGET, LINK_CORRUPT, LINK_EMPTY, LINK_FIRST, LINK_FRAGMENT, LINK_GONE, LINK_INLINE, LINK_LAST,
     LINK_OK, LINK_ONCE, LINK_TROUBLE, LINK_WHOLE, RING_ARMED, RING_CLOSED, RING_NO_MEMORY, RING_WAKE, c_bool, far_link,
     link_arm_credit, link_arm_room, link_begin, link_claim, link_collect, link_decref, link_drop_segments, link_ended,
     link_figures, link_figures_in, link_figures_out, link_finish, link_id, link_is_deaf, link_is_reserved,
@@ -115,6 +115,14 @@ cdef enum:
     DESCRIPTORS_OF_A_PORT = 4
     # What a record has room to count.
     MOST_DESCRIPTORS = 65535
+
+# How the pump ends: the backlog is empty and armed; empty and closed; what is next can't be sent for a moment; whoever
+# hears the far side goes on, or somebody does already.
+cdef enum:
+    ALL_SENT
+    SHUT
+    TRY_AGAIN
+    LEFT
 
 # How long a receiver that is awake needs at most to take a message, in seconds.
 TAKING_SECONDS = 0.0001
@@ -593,28 +601,27 @@ cdef class Link(Transport):
         cdef int outcome
         cdef Parcel parcel
         cdef bytes joined
+        cdef bint small
         if not is_envelope(item):
             if not encode_atom(item, &piece):
                 return self._push(item)
         elif type(envelope_of(item).data) is Parcel:
             parcel = <Parcel>envelope_of(item).data
-            if parcel.size > SMALL or not is_plain(parcel):
-                if link_claim(self._link, self._backlog):
-                    # Nobody else pumps, and nothing waits: the message goes as it is, uncopied.
-                    return self._send_now(unopened(item))
-                try:
-                    parcel.snapshot()
-                except BaseException:
-                    discard(item)
-                    self._dropped()
-                    raise
-                return self._push(item)
+            small = parcel.size <= SMALL and is_plain(parcel)
+            if not small and link_claim(self._link, self._backlog):
+                # Nobody else pumps, and nothing waits: the message goes as it is, uncopied.
+                return self._send_now(unopened(item))
             try:
-                joined = b"".join(parcel.parts())
+                if small:
+                    joined = b"".join(parcel.parts())
+                else:
+                    parcel.snapshot()
             except BaseException:
                 discard(item)
                 self._dropped()
                 raise
+            if not small:
+                return self._push(item)
             piece.tag = TAG_PICKLE
             piece.payload = PyBytes_AS_STRING(joined)
             piece.length = <size_t>PyBytes_GET_SIZE(joined)
@@ -739,14 +746,14 @@ cdef class Link(Transport):
             # A signal handler's, or for want of memory: somebody has to go on all the same.
             self._leave_the_pump()
             raise
-        if outcome == LINK_TROUBLE:
+        if outcome == TRY_AGAIN:
             self._stalled = True
             self._try_again()
-        elif outcome == RING_CLOSED or (
+        elif outcome == SHUT or (
                 # Somebody else may be the pump by now, who comes here too.
-                outcome == RING_ARMED and self._closing and link_claim(self._link, self._backlog)):
+                outcome == ALL_SENT and self._closing and link_claim(self._link, self._backlog)):
             self._all_sent()
-        if outcome == RING_CLOSED:
+        if outcome == SHUT:
             # Nobody will be the pump any more.
             link_drop_segments(self._link)
         return 0
@@ -758,9 +765,8 @@ cdef class Link(Transport):
         self._try_again()
         return 0
 
-    cdef int _send_backlog(self) except? -100:
-        """Send what there is: RING_ARMED or RING_CLOSED when that was all, LINK_TROUBLE when it is to be tried again in
-        a moment, LINK_FULL when whoever hears the far side goes on, or somebody does already."""
+    cdef int _send_backlog(self) except -1:
+        """Send what there is; return one of ALL_SENT and those after it."""
         cdef PyObject *item
         cdef c_bool shut
         cdef int outcome
@@ -779,7 +785,7 @@ cdef class Link(Transport):
                     if item == NULL:
                         outcome = ring_arm(self._backlog)
                         if outcome == RING_CLOSED or outcome == RING_ARMED:
-                            return outcome
+                            return SHUT if outcome == RING_CLOSED else ALL_SENT
                         continue
                     if link_ended(self._link):
                         discard(item)
@@ -798,11 +804,11 @@ cdef class Link(Transport):
                 try:
                     self._dispatch = self._write_down(envelope)
                 except (MemoryError, OSError):
-                    return LINK_TROUBLE
+                    return TRY_AGAIN
                 if self._dispatch is None:
                     if self._wait_until_taken():
                         continue
-                    return LINK_FULL
+                    return LEFT
                 self._held = None
             outcome = self._go_on()
             if outcome == LINK_OK or outcome == LINK_GONE:
@@ -812,9 +818,9 @@ cdef class Link(Transport):
                     self._dropped()
             elif outcome == LINK_TROUBLE:
                 # Descriptors, which the far side's socket has no room for.
-                return LINK_TROUBLE
+                return TRY_AGAIN
             elif not self._wait_for_room():
-                return LINK_FULL
+                return LEFT
 
     cdef int resume(self) except -1:
         """Be the pump, if one is needed."""
