@@ -715,6 +715,8 @@ def test_data_clone_error_is_a_value_error():
         (lambda bad: [1, bad], "$[1]"),
         (lambda bad: {"orders": [0, 1, {"callback": bad}]}, "$['orders'][2]['callback']"),
         (lambda bad: (1, (2, bad)), "$[1][1]"),
+        (lambda bad: [Pair(1, [bad])], "$[0][1][0]"),
+        (lambda bad: (Pair(bad, 1), 2), "$[0][0]"),
         (lambda bad: Order(1, [], bad), "$.callback"),
         (lambda bad: {"x": Order(1, [bad])}, "$['x'].items[0]"),
         (lambda bad: Slotted(1, Slotted(bad)), "$.child.value"),

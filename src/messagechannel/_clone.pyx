@@ -387,7 +387,7 @@ cdef object _make(walk *w, object value, object function, tuple args):
     name = getattr(function, "__name__", None)
     if name != "__newobj__" and name != "__newobj_ex__":
         function = walk_clone(w, function, 0)
-        args = _clone_arguments(w, args)
+        args = _clone_arguments(w, args, None)
         return function(*args)
     if name == "__newobj_ex__":
         cls, positional, keywords = args
@@ -396,19 +396,32 @@ cdef object _make(walk *w, object value, object function, tuple args):
     if not isinstance(cls, type) or value.__class__ is not cls:
         raise _refusal(w, value, f"{name} must be called with the object's class, not {cls!r}")
     _find(w, cls, None)
-    positional = _clone_arguments(w, positional)
+    positional = _clone_arguments(w, positional, value)
     if keywords:
-        keywords = _clone_arguments(w, keywords)
+        keywords = _clone_arguments(w, keywords, None)
         return cls.__new__(cls, *positional, **keywords)
     return cls.__new__(cls, *positional)
 
 
-cdef object _clone_arguments(walk *w, object args):
-    """Clone arguments; the way to what is refused among them ends at the object that they are for."""
+cdef bint _are_items(object args, object value) except -1:
+    """Tell whether arguments are the very items of a tuple, whatever its class makes of iteration."""
+    cdef tuple items
+    if not isinstance(value, tuple):
+        return False
+    items = tuple(tuple.__iter__(value))
+    return len(args) == len(items) and all([a is b for a, b in zip(args, items)])
+
+
+cdef object _clone_arguments(walk *w, object args, object value):
+    """Clone arguments; the way to what is refused among them does not say which of them it is.
+
+    Unless they are the items of `value`, as those of a named tuple are.
+    """
     try:
         return walk_clone(w, args, 0)
     except DataCloneError:
-        _drop_step(w)
+        if not _are_items(args, value):
+            _drop_step(w)
         raise
 
 
