@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import sysconfig
+import threading
 import time
 
 import pytest
@@ -322,3 +323,53 @@ def fork_with_a_port_on_its_way():
 
 def test_a_forked_child_keeps_no_port_alive_that_was_being_sent():
     apart(fork_with_a_port_on_its_way)
+
+
+# ---- closes ----
+
+
+def close_interrupted():
+    here, there = MessageChannel()
+    _, descriptors = _far.depart(there)
+
+    def interrupt(frame, event, argument):
+        if event == "call" and frame.f_code.co_name == "unregister":
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    reported = []
+    sys.unraisablehook = lambda unraisable: reported.append(unraisable.exc_type)
+    sys.setprofile(interrupt)
+    here.close()
+    assert reported == [KeyboardInterrupt]
+    for descriptor in descriptors:
+        os.close(descriptor)
+    assert not _far._reactor._sources
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.1
+
+
+def test_a_close_that_is_interrupted_ends_the_link():
+    apart(close_interrupted)
+
+
+def test_links_that_end_at_once_while_the_process_lingers():
+    reactor = _far.Reactor()
+    failed = []
+
+    def end_links():
+        end = time.monotonic() + 1
+        try:
+            while time.monotonic() < end and not failed:
+                reactor.unregister(-1)
+        except RuntimeError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=end_links) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        # What linger does.
+        reactor._lingers.acquire(timeout=0.001)
+    assert failed == []

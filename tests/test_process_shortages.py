@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from messagechannel import MessageChannel, SharedBuffer, Worker
+from messagechannel import MessageChannel, SharedBuffer, Worker, _far
 from victims import PATIENCE, Footprint, apart, far_channel, seconds_to_close, until, victim
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and limits as Linux has them")
@@ -290,6 +290,37 @@ def listen_without_descriptors():
 
 def test_listeners_get_later_what_there_were_no_descriptors_for():
     apart(listen_without_descriptors)
+
+
+# ---- what is tried again ----
+
+
+def timers():
+    return len(_far._reactor._later)
+
+
+def send_while_a_port_waits_for_descriptors():
+    here, there = far_channel()
+    for _ in range(4):
+        here.post_message("x" * 40_000)
+    mine, yours = MessageChannel()
+    here.post_message("with a port", [yours])
+    before = timers()
+    with descriptors_left(0):
+        # Now there is room, but the port can't depart.
+        for _ in range(4):
+            there.receive(PATIENCE)
+        for number in range(64 * 100):
+            here.post_message(number)
+        time.sleep(0.1)
+        assert timers() <= before + 1
+    assert there.receive_event(PATIENCE).data == "with a port"
+    assert [there.receive(PATIENCE) for _ in range(64 * 100)] == list(range(64 * 100))
+    until(lambda: mine.closed, "nobody has the port")
+
+
+def test_however_much_is_posted_one_timer_tries_again():
+    apart(send_while_a_port_waits_for_descriptors)
 
 
 # ---- memory ----

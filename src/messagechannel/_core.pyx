@@ -26,7 +26,7 @@ Threads. Any thread may call any method of any port, with or without a GIL. What
 """
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals, PyErr_WriteUnraisable
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.list cimport PyList_New
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
@@ -54,7 +54,7 @@ from messagechannel._csrc cimport (
     waiter_leave,
 )
 from messagechannel._events cimport (
-    HEARS_CLOSE, HEARS_ERROR, HEARS_MESSAGE, Event, EventTarget, message_event, report, trusted_event,
+    HEARS_CLOSE, HEARS_ERROR, HEARS_MESSAGE, Event, EventTarget, message_event, report, trusted_event, write_unraisable,
 )
 from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
 from messagechannel._transfer cimport Transfer
@@ -315,7 +315,7 @@ cdef void tell(waiter *tasks) noexcept:
             task._wakeup.notify()
         except BaseException as error:
             if not isinstance(error, RuntimeError):
-                PyErr_WriteUnraisable(task._wakeup)
+                write_unraisable(error, task._wakeup)
             tell(endpoint_pass_on(task._endpoint) if task._receives else endpoint_offer_room(task._endpoint))
         tasks = following
 
@@ -524,8 +524,8 @@ cdef class MessagePort(EventTarget):
             return
         try:
             transport.close()
-        except BaseException:
-            PyErr_WriteUnraisable(self)
+        except BaseException as error:
+            write_unraisable(error, self)
 
     def close(self):
         """Sever the channel; nothing that is posted on either side after this arrives.
@@ -631,8 +631,8 @@ cdef class MessagePort(EventTarget):
         try:
             # Whoever met the new handle inside the message, while that was being rebuilt, may have added listeners.
             received._listeners_changed()
-        except BaseException:
-            PyErr_WriteUnraisable(received)
+        except BaseException as error:
+            write_unraisable(error, received)
         return 0
 
     # -- posting --
@@ -1474,8 +1474,8 @@ cdef class MessagePort(EventTarget):
                 tasks = port._tasks_or_current()
                 if tasks is not None:
                     tasks.put(port)
-        except BaseException:
-            PyErr_WriteUnraisable(self)
+        except BaseException as error:
+            write_unraisable(error, self)
 
     cdef bint _close_event_is_due(self) noexcept:
         """Tell whether the other side has closed, the queue is drained, and a listener has not been told.
@@ -1646,8 +1646,8 @@ cdef void close_channel(channel *c, uint32_t side) noexcept:
                     port.rouse()
                 elif THREADS_AT_ONCE:
                     port._put_what_waits()
-            except BaseException:
-                PyErr_WriteUnraisable(port)
+            except BaseException as error:
+                write_unraisable(error, port)
             if i != side:
                 port.offer_close_event()
 

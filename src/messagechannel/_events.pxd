@@ -51,3 +51,4 @@ cdef class EventTarget:
 cdef MessageEvent message_event(object data, tuple ports, object target)
 cdef Event trusted_event(str type, object target)
 cdef void report(object error, object listener) noexcept
+cdef void write_unraisable(object error, object where) noexcept

@@ -180,8 +180,13 @@ cdef void report(object error, object listener) noexcept:
             return
     except Exception as broken:
         error = broken
+    write_unraisable(error, listener)
+
+
+cdef void write_unraisable(object error, object where) noexcept:
+    """Hand an exception that was caught to ``sys.unraisablehook``; PyErr_WriteUnraisable alone finds none any more."""
     PyErr_SetObject(type(error), error)
-    PyErr_WriteUnraisable(listener)
+    PyErr_WriteUnraisable(where)
 
 
 cdef class EventTarget:

@@ -3,7 +3,6 @@
 """Task queues: what is to be run in each context, in the order in which it was put there."""
 
 cimport cython
-from cpython.exc cimport PyErr_WriteUnraisable
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uintptr_t
@@ -12,7 +11,7 @@ from messagechannel._csrc cimport (
     RING_ARMED, RING_WAKE, TypeSlots, c_bool, inquiry, parker_now, ring_arm, ring_destroy, ring_init, ring_pop,
     ring_push, ring_visit, shared_claim, steal, traverseproc, visitproc,
 )
-from messagechannel._events cimport EventTarget
+from messagechannel._events cimport EventTarget, write_unraisable
 
 from messagechannel._context import current_context
 
@@ -117,11 +116,11 @@ cdef class TaskQueue:
                         break
                     continue
                 self._run(steal(<PyObject *>item))
-        except BaseException:
+        except BaseException as error:
             # KeyboardInterrupt or SystemExit from a listener: a loop ends by it, the dispatcher thread does not.
             if not self.context.is_dispatcher:
                 raise
-            PyErr_WriteUnraisable(self)
+            write_unraisable(error, self)
         finally:
             if not finished:
                 self._schedule()
