@@ -1497,8 +1497,18 @@ cdef class MessagePort(EventTarget):
             event.type = "messageerror"
             return event
 
+    cdef bint _exchange_listeners(self, dict former, dict wanted, uint32_t heard) noexcept:
+        # With the endpoint's lock the listeners and what they hear belong together: see _lock_listeners.
+        cdef bint done
+        if self._channel == NULL:
+            return EventTarget._exchange_listeners(self, former, wanted, heard)
+        spin_acquire(&self.inbox().lock)
+        done = EventTarget._exchange_listeners(self, former, wanted, heard)
+        spin_release(&self.inbox().lock)
+        return done
+
     cdef dict _lock_listeners(self):
-        """Return all listeners, with the endpoint's lock, under which they stay what they are."""
+        """Return all listeners, with the endpoint's lock, under which they and what they hear stay what they are."""
         cdef dict registrations
         while True:
             registrations = self._all_listeners()

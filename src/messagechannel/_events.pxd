@@ -1,3 +1,5 @@
+from libc.stdint cimport uint32_t
+
 from messagechannel._csrc cimport shared_number
 
 
@@ -30,7 +32,7 @@ cdef class MessageEvent(Event):
 
 
 cdef class EventTarget:
-    # Event type -> tuple of Registration; None until the first listener. Never changed, only replaced by _replace.
+    # Event type -> tuple of Registration; None until the first listener. Never changed, only exchanged.
     cdef dict _registrations
     # The HEARS_... of the types in it.
     cdef shared_number _heard
@@ -38,6 +40,8 @@ cdef class EventTarget:
     cdef dict _all_listeners(self)
     cdef tuple _listeners(self, str type)
     cdef bint _replace(self, str type, tuple present, tuple wanted) except -1
+    # Called in the critical section. For subclasses: whoever reads both fields by another lock needs it held here.
+    cdef bint _exchange_listeners(self, dict former, dict wanted, uint32_t heard) noexcept
     cdef bint _remove(self, str type, object registration) except -1
     # For subclasses: the set of listeners has changed.
     cdef int _listeners_changed(self) except -1

@@ -4,7 +4,6 @@
 
 cimport cython
 from cpython.exc cimport PyErr_SetObject, PyErr_WriteUnraisable
-from libc.stdint cimport uint32_t
 
 from messagechannel._csrc cimport Py_GenericAlias, bring_home, shared_claim, shared_number
 
@@ -277,11 +276,17 @@ cdef class EventTarget:
         for name in registrations:
             heard |= hears(name)
         with cython.critical_section(self):
-            # Nothing is allocated from here on: the garbage collector would let other threads in, GIL or not.
-            if self._registrations is not former:
-                return False
-            self._registrations = registrations
-            self._heard = heard
+            return self._exchange_listeners(former, registrations, heard)
+
+    cdef bint _exchange_listeners(self, dict former, dict wanted, uint32_t heard) noexcept:
+        """Set the listeners and what they hear, if the listeners are still the former ones.
+
+        Nothing is allocated here: the garbage collector would let other threads in, GIL or not.
+        """
+        if self._registrations is not former:
+            return False
+        self._registrations = wanted
+        self._heard = heard
         return True
 
     cdef bint _remove(self, str type, object registration) except -1:
