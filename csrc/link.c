@@ -283,6 +283,7 @@ void link_set_figures(far_link *l, const link_figures *to_here, const link_figur
     set_figures(link_ring_in(l), to_here);
     set_figures(link_ring_out(l), to_there);
     l->credited = to_there->taken;
+    l->taken_before = to_here->taken;
 }
 
 static void get_figures(const byte_ring *r, link_figures *f)
@@ -905,11 +906,20 @@ void link_finish(far_link *l)
     spin_release(&l->reading);
 }
 
-void link_taken_before(far_link *l, uint64_t messages)
+void link_taken_before(far_link *l, uint64_t popped)
 {
     spin_acquire(&l->reading);
-    if (!link_ended(l))
-        release(l, messages);
+    if (!link_ended(l) && popped > l->taken_before) {
+        release(l, popped - l->taken_before);
+        l->taken_before = popped;
+    }
+    spin_release(&l->reading);
+}
+
+void link_told_before(far_link *l, uint64_t pushed)
+{
+    spin_acquire(&l->reading);
+    l->taken_before = pushed;
     spin_release(&l->reading);
 }
 

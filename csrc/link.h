@@ -142,6 +142,8 @@ typedef struct far_link {
     _Atomic(bool) dead;
     /* It was ended here, because the other side has written what it can't have. */
     _Atomic(bool) distrusted;
+    /* Messages that were ever taken out of the channel's own inbox, as far as the other side was told of them. */
+    uint64_t taken_before;
     /* Taken since link_begin, and a message that was assembled and taken. */
     uint64_t taken;
     unsigned char *spent;
@@ -268,8 +270,11 @@ int link_next(far_link *l, link_message *m);
 void link_take(far_link *l, const link_message *m, int *descriptors);
 /* Tells the other side of what was taken. */
 void link_finish(far_link *l);
-/* Messages were taken that had arrived before the channel was linked. */
-void link_taken_before(far_link *l, uint64_t messages);
+/* So many messages were ever taken out of the channel's own inbox, which has what arrived before the channel was linked:
+   tells the other side of those that it was not told of. Any thread, any number of times. */
+void link_taken_before(far_link *l, uint64_t popped);
+/* So many need not be told of: what was taken out of the ring counts as taken, and was put into the inbox. */
+void link_told_before(far_link *l, uint64_t pushed);
 /* RING_ARMED: nothing is there, and what comes next rings. RING_NOT_EMPTY: there is a message, an end, or trouble. */
 int link_arm(far_link *l);
 static inline bool link_has_news(const far_link *l)

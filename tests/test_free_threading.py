@@ -26,6 +26,7 @@ from messagechannel import (
     MessageChannel,
     MessageEvent,
     Worker,
+    _far,
     structured_clone,
     wait,
 )
@@ -324,6 +325,64 @@ def test_a_port_that_is_transferred_meanwhile_loses_and_doubles_no_message(capac
     assert_in_order(received)
     assert_each_once(there, back)
     assert_in_order(there)
+
+
+@pytest.mark.parametrize("capacity", [None, 3])
+@pytest.mark.parametrize("kind", ["local", "far"])
+def test_a_port_that_departs_meanwhile_loses_and_doubles_nothing(kind, capacity):
+    """Messages of both directions, and the room for them, whether the port has a link already or gets one."""
+    number = 20
+
+    def prepare():
+        a, b = MessageChannel(capacity=capacity)
+        return a, _far.arrive(*_far.depart(b)) if kind == "far" else b, threading.Event()
+
+    def send_all(a, b, ended):
+        for i in range(number):
+            a.send(i, timeout=GUARD)
+        a.send("end", timeout=GUARD)
+
+    def receive_all(a, b, ended):
+        return [*iter(lambda: a.receive(GUARD), "end")]
+
+    def send_until_it_goes(a, b, ended):
+        sent = []
+        with suppress(ChannelClosedError):
+            for i in range(number):
+                b.send(i, timeout=GUARD)
+                sent.append(i)
+        return sent
+
+    def receive_until_it_goes(a, b, ended):
+        received = []
+        with suppress(ChannelClosedError):
+            received += iter(lambda: b.receive(GUARD), "end")
+            ended.set()
+        return received
+
+    def depart(a, b, ended):
+        moved = _far.arrive(*_far.depart(b))
+        moved.send("end", timeout=GUARD)
+        received = []
+        while not ended.is_set():
+            with suppress(TimeoutError):
+                received.append(moved.receive(timeout=0.05))
+                if received[-1] == "end":
+                    ended.set()
+        return moved, [*filter(lambda message: message != "end", received)]
+
+    functions = send_all, receive_all, send_until_it_goes, receive_until_it_goes, depart
+    for (a, *_), _, back, sent_back, before, (moved, after) in race(prepare, *functions, tries=TRIES // 8):
+        assert before + after == [*range(number)]
+        assert back == sent_back
+        if capacity:
+            # All the room is there again, in both directions, and no more than that.
+            for one, other in ((a, moved), (moved, a)):
+                for i in range(capacity):
+                    one.send(i, timeout=GUARD)
+                with pytest.raises(queue.Full):
+                    one.post_message("one too many")
+                assert [other.receive(GUARD) for i in range(capacity)] == [*range(capacity)]
 
 
 async def guarded(awaitable):

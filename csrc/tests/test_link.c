@@ -158,11 +158,34 @@ static void test_no_more_is_kept_for_reuse_than_may_be(void)
     drop_pair(p);
 }
 
+static void test_each_message_from_before_the_link_is_told_of_once(void)
+{
+    int far[2];
+    pair p = {.here = link_new(far)};
+    CHECK(p.here);
+    /* 10 were posted to this side, of which 2 had been taken. */
+    link_set_figures(p.here, &(link_figures){.published = 10, .taken = 2}, &(link_figures){0});
+    p.there = link_attach(far[0], far[1], 1);
+    CHECK(p.there);
+    link_taken_before(p.here, 5);
+    CHECK(link_collect(p.there) == 3);
+    /* Two threads have each taken one, and tell in the other order. */
+    link_taken_before(p.here, 7);
+    link_taken_before(p.here, 6);
+    CHECK(link_collect(p.there) == 2);
+    /* The rest was told of in another way. */
+    link_told_before(p.here, 10);
+    link_taken_before(p.here, 9);
+    CHECK(link_collect(p.there) == 0);
+    drop_pair(p);
+}
+
 int main(void)
 {
     test_the_pump_does_not_sleep_on_room_that_a_waiting_sender_saw();
     test_a_full_ring_is_armed_for_the_pump_and_for_a_waiting_sender();
     test_no_more_is_under_way_than_may_be();
     test_no_more_is_kept_for_reuse_than_may_be();
+    test_each_message_from_before_the_link_is_told_of_once();
     return 0;
 }

@@ -690,8 +690,8 @@ cdef class MessagePort(EventTarget):
         cdef MessagePort peer = None
         if outcome & RING_WAKE:
             if self._channel.transport != NULL:
-                # It has got a transport in this very moment.
-                return self.transport().pump()
+                # It has got a transport in this very moment, which is yet to begin with what waits: see depart.
+                return 0
             tell(endpoint_wake(e, &e.receivers))
         if outcome & RING_ANNOUNCE:
             spin_acquire(&e.lock)
@@ -1037,7 +1037,7 @@ cdef class MessagePort(EventTarget):
         cdef Transport transport = self.transport()
         cdef c_bool attention
         if item != NULL:
-            transport.taken_before(1)
+            transport.taken_before(ring_popped(&self.inbox().inbox))
         elif transport.take_many(<void **>&item, 1) == 0 and transport.settle():
             # What was left has come into the inbox.
             item = <PyObject *>endpoint_take(self.inbox(), &attention)
@@ -1219,7 +1219,8 @@ cdef class MessagePort(EventTarget):
         cut_slots(messages, filled)
         if self._channel.transport != NULL:
             transport = self.transport()
-            transport.taken_before(done)
+            if done:
+                transport.taken_before(ring_popped(queue))
             while done < limit:
                 n = transport.take_many(chunk, min(limit - done, <size_t>CHUNK))
                 if n == 0:
@@ -1532,7 +1533,7 @@ cdef class MessagePort(EventTarget):
         if dispatches:
             item = <PyObject *>endpoint_take(e, &attention)
             if item != NULL:
-                transport.taken_before(1)
+                transport.taken_before(ring_popped(&e.inbox))
             else:
                 try:
                     transport.take_many(<void **>&item, 1)

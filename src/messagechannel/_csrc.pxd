@@ -144,7 +144,8 @@ cdef extern from "link.h" nogil:
     void link_begin(far_link *l) noexcept
     int link_next(far_link *l, link_message *m) noexcept
     void link_finish(far_link *l) noexcept
-    void link_taken_before(far_link *l, uint64_t messages) noexcept
+    void link_taken_before(far_link *l, uint64_t popped) noexcept
+    void link_told_before(far_link *l, uint64_t pushed) noexcept
     bint link_is_armed(const far_link *l) noexcept
     bint link_has_news(const far_link *l) noexcept
     bint link_has_ended_there(const far_link *l) noexcept

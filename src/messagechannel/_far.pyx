@@ -32,12 +32,12 @@ from messagechannel._core cimport close_channel, let_go, release_channel, rouse,
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
     channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_take_claimed, endpoint_wake_all,
-    far_link, link_abandon, link_arm, link_attach, link_claim, link_close_in, link_close_out, link_decref, link_end,
-    link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news, link_hear, link_incref,
-    link_is_armed, link_is_distrusted, link_is_reserved, link_new, link_reserve_in, link_restore, link_segment,
-    link_set_figures, link_taken_before, link_waiting, link_yield_in, parker_now, ring, ring_close, ring_disarm,
-    ring_length, ring_peak, ring_popped, ring_push, ring_pushed, ring_reserve, ring_return_room,
-    shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
+    far_link, link_abandon, link_arm, link_attach, link_claim, link_close_in, link_close_out, link_decref,
+    link_end, link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news, link_hear,
+    link_incref, link_is_armed, link_is_distrusted, link_is_reserved, link_new, link_reserve_in, link_restore,
+    link_segment, link_set_figures, link_taken_before, link_told_before, link_waiting, link_yield_in, parker_now,
+    ring, ring_close, ring_disarm, ring_length, ring_peak, ring_popped, ring_push, ring_pushed, ring_reserve,
+    ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
 )
 from messagechannel._link cimport Dispatch, Letter, Link, close_all, dispatch_of, enveloped, letter_item
 from messagechannel._transport cimport Figures, discard
@@ -46,6 +46,10 @@ from messagechannel._wire cimport Descriptor
 
 cdef extern from "module_state.h":
     pass
+
+
+cdef extern from "synchronize.h":
+    void synchronize_threads() noexcept
 
 
 cdef enum:
@@ -120,6 +124,8 @@ cdef class Far(Link):
         # Who waits at the near side has armed its ring alone, and is to arm the link: he joined the list before he
         # looked for a link, and the list is looked at after there is one.
         tell(endpoint_wake_all(self.near(), NULL))
+        # Likewise for who took something and had no link to tell of it.
+        self.taken_before(ring_popped(&self.near().inbox))
         self._rouse()
         self.pump()
         self.look()
@@ -328,7 +334,7 @@ cdef class Far(Link):
             with nogil:
                 pass
             return False
-        link_taken_before(self._link, ring_length(inbox))
+        link_taken_before(self._link, ring_pushed(inbox))
         try:
             outcome = LINK_OK
             while outcome == LINK_OK:
@@ -339,6 +345,7 @@ cdef class Far(Link):
                         raise MemoryError
         except BaseException:
             # The rest stays, to be received from there.
+            link_told_before(self._link, ring_pushed(inbox))
             link_yield_in(self._link)
             raise
         return True
@@ -435,7 +442,8 @@ cdef class Far(Link):
                 self.pump()
                 return None
             sleep(0.0005)
-        # From here on no other thread sends, takes or hears anything.
+        # From here on no other thread sends, takes or hears anything. Who took something last may not have told of it.
+        link_taken_before(link, ring_popped(inbox))
         self._unregister()
         link_end(link, ends)
         ring_close(inbox, &wake)
@@ -569,6 +577,8 @@ def depart(port):
     descriptors = [ends[0], ends[1]]
     try:
         c = let_go(port, &side)
+        # Whatever other threads were about to post or take by this port, they have done.
+        synchronize_threads()
         try:
             if c.transport != NULL:
                 far = <Far>c.transport.owner
@@ -593,6 +603,9 @@ def depart(port):
             if c.closed_by != CHANNEL_OPEN:
                 # Closed in this moment: what was posted before arrives.
                 far._closing = True
+            # Who pushed or took something in the belief that there is no link has finished: only now does anybody sleep
+            # on the backlog who would have to be the pump.
+            synchronize_threads()
             far.begin()
             state = written_state(1, c.side[side].inbox.capacity, [], None, [], 0, None)
             departed, descriptors = (state, descriptors), []

@@ -962,10 +962,10 @@ cdef class Link(Transport):
 
     # -- receiving --
 
-    cdef void taken_before(self, size_t n) noexcept:
+    cdef void taken_before(self, size_t popped) noexcept:
         # Whoever has brought everything into the inbox has told for all of it.
-        if n and not link_is_reserved(self._link):
-            link_taken_before(self._link, n)
+        if not link_is_reserved(self._link):
+            link_taken_before(self._link, popped)
 
     cdef size_t take_many(self, void **items, size_t limit) except? 0:
         cdef int outcome

@@ -64,7 +64,7 @@ cdef class Transport:
     cdef size_t take_many(self, void **items, size_t limit) except? 0
     cdef bint settle(self) except -1
     cdef int look_later(self) except -1
-    cdef void taken_before(self, size_t n) noexcept
+    cdef void taken_before(self, size_t popped) noexcept
     cdef size_t collect(self) noexcept
     cdef bint arm_room(self) noexcept
     cdef bint is_deaf(self) noexcept

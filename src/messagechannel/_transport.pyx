@@ -124,8 +124,9 @@ cdef class Transport:
         """Look again in a moment at what could not be taken."""
         return 0
 
-    cdef void taken_before(self, size_t n) noexcept:
-        """Tell the far side that messages were taken which came before there was a transport."""
+    cdef void taken_before(self, size_t popped) noexcept:
+        """Messages were taken which came before there was a transport, so that `popped` were ever taken out of the near
+        inbox: tell the far side."""
 
     cdef size_t collect(self) noexcept:
         """Return how many messages the far side has taken since the last call: there is room for as many."""
