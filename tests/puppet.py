@@ -6,10 +6,13 @@ import queue
 import signal
 import threading
 
+import targets
 from messagechannel import ChannelClosedError, MessageChannel, Worker
 
 # What no answer takes, unless something is broken.
 GUARD = 60.0
+
+targets.keep_memory_briefly()
 
 
 def serve(orders):

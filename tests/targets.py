@@ -10,7 +10,15 @@ import sys
 import threading
 import time
 
-from messagechannel import ChannelClosedError, MessageChannel, SharedBuffer, Worker
+from messagechannel import ChannelClosedError, MessageChannel, SharedBuffer, Worker, _far
+
+
+def keep_memory_briefly():
+    """Give memory that large messages have used back soon: many a test waits for it, here or in the other process."""
+    _far.SEGMENT_SECONDS = 0.2
+
+
+keep_memory_briefly()
 
 
 def echo(port):
