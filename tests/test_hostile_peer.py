@@ -17,6 +17,7 @@ import time
 import pytest
 
 from messagechannel import ChannelClosedError, DataCloneError, MessageChannel, _far
+from messagechannel._wire import Descriptor
 from victims import FACTOR, PATIENCE, Footprint, apart, far_channel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd and /proc")
@@ -42,9 +43,8 @@ class Hand:
 
     def __init__(self, port):
         self.state, descriptors = _far.depart(port)
-        self.socket = socket.socket(fileno=descriptors[0])
-        self.memory = mmap.mmap(descriptors[1], 0)
-        os.close(descriptors[1])
+        self.socket = socket.socket(fileno=descriptors[0].detach())
+        self.memory = mmap.mmap(descriptors[1].fd, 0)
 
     def close(self):
         self.socket.close()
@@ -264,8 +264,7 @@ def parts():
 
 
 def replaced(descriptors, index, new):
-    os.close(descriptors[index])
-    descriptors[index] = new
+    descriptors[index] = Descriptor(new)
     return descriptors
 
 
@@ -274,23 +273,21 @@ def bare_socket(*kind):
 
 
 def shrunk(descriptor):
-    copy = memory_of(os.fstat(descriptor).st_size - 4096)
-    os.close(descriptor)
-    return copy
+    return memory_of(os.fstat(descriptor.fd).st_size - 4096)
 
 
 BAD_DESCRIPTORS = {
     "a pipe for the memory": lambda d: replaced(d, 1, pipe_end()),
     "other memory": lambda d: replaced(d, 1, memory_of(HEADER + 2 * RING)),
     "memory that may shrink": lambda d: replaced(d, 1, memory_of(HEADER + 2 * RING, seals=False)),
-    "memory that is too small": lambda d: [d[0], shrunk(d[1])],
+    "memory that is too small": lambda d: replaced(d, 1, shrunk(d[1])),
     "a file for the socket": lambda d: replaced(d, 0, os.open("/dev/null", os.O_RDWR)),
     "a datagram socket": lambda d: replaced(d, 0, bare_socket(socket.AF_UNIX, socket.SOCK_DGRAM)),
     "a network socket": lambda d: replaced(d, 0, bare_socket(socket.AF_INET, socket.SOCK_STREAM)),
     "the two exchanged": lambda d: d[::-1],
-    "one too few": lambda d: d[:1] if os.close(d[1]) is None else None,
-    "one too many": lambda d: [*d, os.open("/dev/null", os.O_RDWR)],
-    "none": lambda d: [] if [os.close(fd) for fd in d] else None,
+    "one too few": lambda d: d[:1],
+    "one too many": lambda d: [*d, Descriptor(os.open("/dev/null", os.O_RDWR))],
+    "none": lambda d: [],
 }
 
 
@@ -300,6 +297,7 @@ def test_a_port_with_wrong_descriptors_does_not_arrive(what):
     here, state, descriptors = parts()
     with pytest.raises((ValueError, OSError)):
         _far.arrive(state, BAD_DESCRIPTORS[what](descriptors))
+    del descriptors
     with pytest.raises(ChannelClosedError):
         here.receive(PATIENCE)
     del here

@@ -34,6 +34,10 @@ def packed(message, transfer=()):
     return parcel
 
 
+def duplicates(descriptors):
+    return [_wire.Descriptor(os.dup(descriptor.fd)) for descriptor in descriptors]
+
+
 def arrived(parcel):
     """Unpack a parcel from copies of everything, as if it had come from elsewhere."""
     parts = parcel.parts()
@@ -46,7 +50,7 @@ def arrived(parcel):
         assert view.contiguous
         big.append(SharedBuffer(view.nbytes))
         memoryview(big[-1])[:] = view
-    return _wire.unpack(payload, big, [os.dup(descriptor.fd) for descriptor in parcel.descriptors], parcel.ports)
+    return _wire.unpack(payload, big, duplicates(parcel.descriptors), parcel.ports)
 
 
 def sent(message, transfer=()):
@@ -491,7 +495,7 @@ def rich():
 def attempt(payload, big, descriptors, ports):
     """Unpack what may be malformed; True if it was found to be."""
     try:
-        _wire.unpack(payload, big, [os.dup(descriptor.fd) for descriptor in descriptors], ports)
+        _wire.unpack(payload, big, duplicates(descriptors), ports)
     except ValueError as error:
         return str(error).startswith("malformed message: ")
     return False

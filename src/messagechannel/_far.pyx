@@ -39,7 +39,7 @@ from messagechannel._csrc cimport (
     ring, ring_close, ring_disarm, ring_length, ring_peak, ring_popped, ring_push, ring_pushed, ring_reserve,
     ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
 )
-from messagechannel._link cimport Dispatch, Letter, Link, close_all, dispatch_of, enveloped, letter_item
+from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
 from messagechannel._transport cimport Figures, discard
 from messagechannel._wire cimport Descriptor
 
@@ -433,7 +433,6 @@ cdef class Far(Link):
         cdef far_link *link = self._link
         cdef ring *inbox = &self.near().inbox
         cdef c_bool wake
-        cdef list descriptors
         if not self._own_the_pump():
             return None
         while not link_reserve_in(link):
@@ -448,14 +447,8 @@ cdef class Far(Link):
         link_end(link, ends)
         ring_close(inbox, &wake)
         ring_close(self._backlog, &wake)
-        descriptors = [ends[0], ends[1]]
-        try:
-            state = self._pack_up(descriptors)
-        except BaseException:
-            # Nobody will have this end, of which the other one learns so.
-            close_all(descriptors)
-            raise
-        return state, descriptors
+        descriptors = [Descriptor(ends[0]), Descriptor(ends[1])]
+        return self._pack_up(descriptors), descriptors
 
     cdef bytes _pack_up(self, list descriptors):
         """Return the state of this end; what it needs is added to the descriptors."""
@@ -483,28 +476,28 @@ cdef class Far(Link):
         if self._dispatch is not None:
             d = self._dispatch
             begun = (d.tag, d.length, d.done, d.rest(), d.count, len(d.descriptors))
-            for fd in d.descriptors:
-                descriptors.append(os.dup(fd))
+            descriptors += d.descriptors
             self._dispatch = None
         segments = []
         for i in range(LINK_SEGMENTS):
             if link.incoming[i].descriptor >= 0:
                 segments.append(i)
-                descriptors.append(link.incoming[i].descriptor)
+                descriptors.append(Descriptor(link.incoming[i].descriptor))
                 link.incoming[i].descriptor = -1
-        came = [link.descriptors[i] for i in range(link.descriptor_count)]
+        came = link.descriptor_count
+        for i in range(came):
+            descriptors.append(Descriptor(link.descriptors[i]))
         link.descriptor_count = 0
-        descriptors += came
         partial = None
         if link.partial != NULL:
             partial = (link.partial_size, (<char *>link.partial)[:link.partial_length],
                        link.partial_tag if link.assembled else -1, link.partial_count)
-        return written_state(link.side, inbox.capacity, letters, begun, segments, len(came), partial)
+        return written_state(link.side, inbox.capacity, letters, begun, segments, came, partial)
 
     cdef int continue_with(self, tuple begun) except -1:
         """Have the pump go on with a message that another process has begun to send."""
         tag, length, done, rest, count, descriptors = begun
-        cdef Dispatch d = dispatch_of(tag, [rest], descriptors, [Descriptor(fd) for fd in descriptors])
+        cdef Dispatch d = dispatch_of(tag, [rest], descriptors)
         d.length, d.done, d.count = length, done, count
         self._dispatch = d
         return 0
@@ -556,9 +549,7 @@ cdef class Far(Link):
 
 
 def depart(port):
-    """Detach a port for good; return a bytes object and the descriptors that make it again elsewhere.
-
-    The descriptors are the caller's.
+    """Detach a port for good; return a bytes object and the Descriptors that make it again elsewhere.
 
     :raises DataCloneError: for a port that is closed or detached, or of a channel that passes references.
     :raises OSError: when there are no descriptors or no memory for a link.
@@ -574,7 +565,7 @@ def depart(port):
     link = link_new(ends)
     if link == NULL:
         raise OSError(errno, f"no link for a port that is transferred: {os.strerror(errno)}")
-    descriptors = [ends[0], ends[1]]
+    descriptors = [Descriptor(ends[0]), Descriptor(ends[1])]
     try:
         c = let_go(port, &side)
         # Whatever other threads were about to post or take by this port, they have done.
@@ -607,13 +598,10 @@ def depart(port):
             # on the backlog who would have to be the pump.
             synchronize_threads()
             far.begin()
-            state = written_state(1, c.side[side].inbox.capacity, [], None, [], 0, None)
-            departed, descriptors = (state, descriptors), []
-            return departed
+            return written_state(1, c.side[side].inbox.capacity, [], None, [], 0, None), descriptors
         finally:
             release_channel(c)
     finally:
-        close_all(descriptors)
         if link != NULL:
             link_decref(link)
 
@@ -627,7 +615,7 @@ cdef link_figures figures_of(ring *queue, bint waits_here) noexcept:
 
 
 def arrive(bytes state, list descriptors):
-    """Return the port that departed elsewhere. The descriptors are taken over.
+    """Return the port that departed elsewhere. The list of Descriptors is emptied, whatever becomes of the port.
 
     :raises ValueError: for what is no such state.
     :raises OSError: when the link can't be mapped.
@@ -640,9 +628,11 @@ def arrive(bytes state, list descriptors):
             number, capacity, letters, begun, segments, came, partial = read_state(state, len(descriptors))
         except ValueError as error:
             raise ValueError(f"this is no state of a port: {error}") from None
-        link = link_attach(descriptors[0], descriptors[1], number)
+        link = link_attach(descriptors[0].fd, descriptors[1].fd, number)
         if link == NULL:
             raise OSError(errno, f"a port that came can't be attached: {os.strerror(errno)}")
+        for descriptor in descriptors[:2]:
+            descriptor.detach()
         del descriptors[:2]
         try:
             backlog = []
@@ -658,8 +648,6 @@ def arrive(bytes state, list descriptors):
             if c == NULL:
                 raise MemoryError
         except BaseException:
-            if begun is not None:
-                descriptors += begun[5]
             link_decref(link)
             raise
         far = Far.connect(c, number, link)
@@ -669,7 +657,7 @@ def arrive(bytes state, list descriptors):
             # The reference of the far side is nobody's: the reactor has its own.
             release_channel(c)
     finally:
-        close_all(descriptors)
+        descriptors.clear()
 
 
 cdef bytes written_state(number, capacity, letters, begun, segments, came, partial):
@@ -740,7 +728,7 @@ cdef tuple read_state(bytes state, descriptors):
 
 
 cdef int restore(far_link *link, list segments, came, tuple partial, list descriptors) except -1:
-    """Give a link what its former process held for it; takes the descriptors for that over, and off their list."""
+    """Give a link what its former process held for it; the descriptors for that are the link's then."""
     cdef link_segment *incoming = <link_segment *>PyMem_Calloc(LINK_SEGMENTS, sizeof(link_segment))
     cdef int *waiting = <int *>PyMem_Calloc(max(came, 1), sizeof(int))
     cdef bytes part
@@ -749,14 +737,15 @@ cdef int restore(far_link *link, list segments, came, tuple partial, list descri
         if incoming == NULL or waiting == NULL:
             raise MemoryError
         for i in range(LINK_SEGMENTS):
-            incoming[i].descriptor = descriptors[segments.index(i)] if i in segments else -1
+            incoming[i].descriptor = descriptors[segments.index(i)].fd if i in segments else -1
         for i in range(<size_t>came):
-            waiting[i] = descriptors[len(segments) + i]
+            waiting[i] = descriptors[len(segments) + i].fd
         size, part, tag, count = (0, b"", -1, 0) if partial is None else partial
         if not link_restore(link, incoming, PyBytes_AS_STRING(part), <uint64_t>len(part), size, tag, count, waiting,
                             came):
             raise OSError(errno, f"what came with a port can't be had: {os.strerror(errno)}")
-        del descriptors[:]
+        for descriptor in descriptors:
+            descriptor.detach()
     finally:
         PyMem_Free(incoming)
         PyMem_Free(waiting)

@@ -8,7 +8,7 @@ from messagechannel._transport cimport Envelope, Sealed, Transport
 cdef class Letter(Sealed):
     cdef uint8_t tag
     cdef bytes payload
-    # File descriptors that came with it: owned.
+    # Those that came with it.
     cdef list descriptors
     # Objects over the segments that came with it, None for those whose bytes are in the payload.
     cdef list memories
@@ -24,10 +24,9 @@ cdef class Dispatch:
     cdef Py_ssize_t offset
     cdef uint64_t length
     cdef uint64_t done
-    # Descriptors that are still to be sent, how many there were, and who owns them.
+    # Descriptors that are still to be sent, and how many there were.
     cdef list descriptors
     cdef uint32_t count
-    cdef list owners
     # The far side takes nothing any more.
     cdef bint dropped
 
@@ -69,7 +68,6 @@ cdef class Link(Transport):
     cdef bint _send_now(self, Envelope envelope) except -1
 
 
-cdef int close_all(list descriptors) except -1
-cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors, list owners)
+cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors)
 cdef Envelope enveloped(PyObject *item)
 cdef PyObject *letter_item(Letter letter) except NULL

@@ -153,15 +153,15 @@ _depart = _arrive = None
 def set_travel(depart, arrive):
     """Have ports travel in letters.
 
-    ``depart(port)`` detaches a port for good and returns a bytes object and the descriptors to be sent with it, which
-    are the caller's; ``arrive(state, descriptors)`` makes the port of that, and takes the descriptors over.
+    ``depart(port)`` detaches a port for good and returns a bytes object and the Descriptors to be sent with it;
+    ``arrive(state, descriptors)`` makes the port of that.
     """
     global _depart, _arrive
     _depart = depart
     _arrive = arrive
 
 
-# The garbage collector would take the descriptors away before they are closed, and nothing in here leads back.
+# Nothing in here leads back.
 @cython.no_gc
 @cython.final
 cdef class Letter(Sealed):
@@ -178,12 +178,8 @@ cdef class Letter(Sealed):
         return self
 
     def as_tuple(self):
-        """Return the tag, the payload and the descriptors, which are the caller's from then on."""
-        descriptors, self.descriptors = self.descriptors, []
-        return self.tag, self.payload, descriptors
-
-    def __dealloc__(self):
-        close_all(self.descriptors)
+        """Return the tag, the payload and the descriptors."""
+        return self.tag, self.payload, self.descriptors
 
     cdef tuple open(self):
         """Return the message and the ports that came with it."""
@@ -198,17 +194,13 @@ cdef class Letter(Sealed):
         self.memories = []
         descriptors, self.descriptors = self.descriptors, []
         ports = []
-        try:
-            if tag != TAG_PICKLE:
-                return atom_of(tag, content), ()
-            for state, count in states_of(states):
-                own, descriptors = descriptors[:count], descriptors[count:]
-                ports.append(_arrive(state, own))
-            own, descriptors = descriptors, []
-            buffers = [buffer if type(buffer) is Memory else bytearray(buffer) for buffer in buffers]
-            return unpack(content, buffers, own, ports), tuple(ports)
-        finally:
-            close_all(descriptors)
+        if tag != TAG_PICKLE:
+            return atom_of(tag, content), ()
+        for state, count in states_of(states):
+            own, descriptors = descriptors[:count], descriptors[count:]
+            ports.append(_arrive(state, own))
+        buffers = [buffer if type(buffer) is Memory else bytearray(buffer) for buffer in buffers]
+        return unpack(content, buffers, descriptors, ports), tuple(ports)
 
     cdef tuple take_apart(self):
         """Return what a letter is of: its buffers, what it says of ports, and the tag of its content and that itself.
@@ -280,16 +272,6 @@ cdef list states_of(bytes told):
     return states
 
 
-cdef int close_all(list descriptors) except -1:
-    if descriptors:
-        for descriptor in descriptors:
-            try:
-                os.close(descriptor)
-            except OSError:
-                pass
-    return 0
-
-
 @cython.final
 cdef class Dispatch:
     """A message that is being sent: what is left of it, in bytes that nobody changes."""
@@ -301,7 +283,7 @@ cdef class Dispatch:
         return b"".join([memoryview(self.parts[0]).cast("B")[self.offset:], *self.parts[1:]])
 
 
-cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors, list owners):
+cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors):
     cdef Dispatch self = Dispatch.__new__(Dispatch)
     self.tag = tag
     self.parts = parts
@@ -309,7 +291,6 @@ cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors, list owners
         self.length += <uint64_t>len(part)
     self.descriptors = descriptors
     self.count = <uint32_t>len(descriptors)
-    self.owners = owners
     return self
 
 
@@ -361,7 +342,7 @@ cdef size_t in_segment(size_t size) noexcept:
 
 
 cdef tuple write_down(object data, Link carrier):
-    """Return the tag of a message, the parts of its payload, its descriptors and a list of those who own them.
+    """Return the tag of a message, the parts of its payload and its Descriptors.
 
     Large buffers go into segments of the link, and where there is no link into the payload. The ports depart.
 
@@ -371,39 +352,30 @@ cdef tuple write_down(object data, Link carrier):
     cdef Parcel parcel
     if type(data) is Letter:
         if (<Letter>data).tag != TAG_LETTER:
-            return (<Letter>data).tag, [(<Letter>data).payload], [], []
+            return (<Letter>data).tag, [(<Letter>data).payload], []
         buffers, states, tag, content = (<Letter>data).take_apart()
-        own = [Descriptor(fd) for fd in (<Letter>data).descriptors]
-        try:
-            written = write_letter(data, buffers, states, tag, [content], <size_t>len(content), own, carrier)
-        except BaseException:
-            for descriptor in own:
-                descriptor.detach()
-            raise
-        (<Letter>data).descriptors = []
-        return written
+        return write_letter(buffers, states, tag, [content], <size_t>len(content), (<Letter>data).descriptors, carrier)
     if type(data) is not Parcel:
         encode_atom(<PyObject *>data, &piece)
         if carrier is not None and in_segment(piece.length):
             content = PyMemoryView_FromMemory(<char *>piece.payload, <Py_ssize_t>piece.length, PyBUF_READ)
             try:
-                return write_letter(data, [], b"", piece.tag, [content], piece.length, [], carrier)
+                return write_letter([], b"", piece.tag, [content], piece.length, [], carrier)
             except OSError:
                 # The ring takes it, too.
                 pass
         return piece.tag, [data if type(data) is bytes else PyBytes_FromStringAndSize(
-            <char *>(&piece.value if piece.payload == NULL else piece.payload), <Py_ssize_t>piece.length)], [], []
+            <char *>(&piece.value if piece.payload == NULL else piece.payload), <Py_ssize_t>piece.length)], []
     parcel = <Parcel>data
     if is_plain(parcel) and (carrier is None or not in_segment(parcel.size)):
-        return TAG_PICKLE, parcel.parts(), [], []
+        return TAG_PICKLE, parcel.parts(), []
     # One after the other, and each once: whoever tries again after a shortage goes on where this one stopped.
     reserve_descriptors(DESCRIPTORS_OF_A_PORT * (len(parcel.ports) - len(parcel.departed)) + len(parcel.big))
     for port in parcel.ports[len(parcel.departed):]:
-        state, own = _depart(port)
-        parcel.departed.append((state, [Descriptor(fd) for fd in own]))
+        parcel.departed.append(_depart(port))
     states = told_of_ports(parcel.departed)
     own = [descriptor for _, own in parcel.departed for descriptor in own] + parcel.descriptors
-    return write_letter(parcel, parcel.big, states, TAG_PICKLE, parcel.parts(), parcel.size, own, carrier)
+    return write_letter(parcel.big, states, TAG_PICKLE, parcel.parts(), parcel.size, own, carrier)
 
 
 cdef bint is_plain(Parcel parcel) except -1:
@@ -411,12 +383,11 @@ cdef bint is_plain(Parcel parcel) except -1:
     return not (parcel.big or parcel.descriptors or parcel.ports)
 
 
-cdef tuple write_letter(object owner, list buffers, bytes states, uint8_t tag, list content, size_t size, list own,
-                        Link carrier):
+cdef tuple write_letter(list buffers, bytes states, uint8_t tag, list content, size_t size, list own, Link carrier):
     """Return a letter as :func:`write_down` does.
 
-    :param content: parts of `size` bytes in all, of which `owner` is the owner, as of the buffers.
-    :param own: each a Descriptor, beside those of the segments.
+    :param content: parts of `size` bytes in all.
+    :param own: Descriptors, beside those of the segments.
     """
     cdef letter_head head
     cdef bytes segments = b""
@@ -448,7 +419,7 @@ cdef tuple write_letter(object owner, list buffers, bytes states, uint8_t tag, l
     head.segments = <uint32_t>(len(segments) // sizeof(letter_segment))
     head.states = <uint32_t>len(states)
     front = PyBytes_FromStringAndSize(<char *>&head, sizeof(letter_head)) + segments + states
-    return TAG_LETTER, [front, *inlined, *content], [descriptor.fd for descriptor in own], [*own, owner]
+    return TAG_LETTER, [front, *inlined, *content], own
 
 
 cdef bytes write_segment(list parts, size_t size, Link carrier, list inlined, list lent, list new):
@@ -507,16 +478,16 @@ cdef Parcel pack_with_ports(object data, tuple ports):
 
 
 def letter_of(Envelope envelope):
-    """Return the tag, the payload and the descriptors of a message that leaves with its port.
+    """Return the tag, the payload and the Descriptors of a message that leaves with its port.
 
-    The descriptors are the caller's. A message that can't be written down arrives as a DataCloneError.
+    A message that can't be written down arrives as a DataCloneError.
     """
     try:
         data = prepared(envelope)
         if type(data) is Letter and not (<Letter>data).memories:
             return (<Letter>data).as_tuple()
-        tag, parts, descriptors, _owners = write_down(data, None)
-        return tag, b"".join(parts), [os.dup(fd) for fd in descriptors]
+        tag, parts, descriptors = write_down(data, None)
+        return tag, b"".join(parts), descriptors
     except Exception as error:
         return TAG_ERROR, excuse(error), []
 
@@ -526,21 +497,20 @@ cdef bytes excuse(object error):
 
 
 def reserve_descriptors(count):
-    """Make sure that this process can open so many more descriptors.
+    """Return so many Descriptors of nothing: while they are kept, there is room for as many others in their places.
 
-    :raises OSError: when it can't.
+    :raises OSError: when this process can't open so many more.
     """
     descriptors = []
     try:
         if count:
-            descriptors.append(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+            descriptors.append(Descriptor(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)))
         for _ in range(count - 1):
-            descriptors.append(os.dup(descriptors[0]))
+            descriptors.append(Descriptor(os.dup(descriptors[0].fd)))
     except OSError as error:
         raise OSError(error.errno, f"{count} descriptors are needed for a moment: {error.strerror}; "
                       "close some, or raise the limit (ulimit -n)") from None
-    finally:
-        close_all(descriptors)
+    return descriptors
 
 
 cdef Letter letter_taken(taken *t):
@@ -553,12 +523,11 @@ cdef Letter letter_taken(taken *t):
     for i in range(t.loan_count):
         letter.memories.append(None if t.loans[i] == NULL else Memory.adopt(
             t.loans[i].address, t.loans[i].size, end_loan, <void *>t.loans[i]))
-    letter.descriptors = [t.descriptors[i] for i in range(t.count)]
+    letter.descriptors = [Descriptor(t.descriptors[i]) for i in range(t.count)]
     PyMem_RawFree(t.loans)
     PyMem_RawFree(t.descriptors)
     if t.error:
         # With what it came with it can't be rebuilt any more.
-        close_all(letter.descriptors)
         letter.descriptors = []
         letter.tag = TAG_ERROR
         letter.payload = f"the message came with memory that can't be mapped: {os.strerror(t.error)}".encode()
@@ -726,16 +695,16 @@ cdef class Link(Transport):
         except Exception as error:
             if is_shortage(error):
                 raise
-            return dispatch_of(TAG_ERROR, [excuse(error)], [], [])
+            return dispatch_of(TAG_ERROR, [excuse(error)], [])
         if not link_may_lend(self._link, shared_size(data)):
             return None
         try:
-            tag, parts, descriptors, owners = write_down(data, self)
+            tag, parts, descriptors = write_down(data, self)
         except (DataCloneError, OSError) as error:
             if is_shortage(error):
                 raise
-            return dispatch_of(TAG_ERROR, [excuse(error)], [], [])
-        return dispatch_of(tag, parts, descriptors, owners)
+            return dispatch_of(TAG_ERROR, [excuse(error)], [])
+        return dispatch_of(tag, parts, descriptors)
 
     cpdef int pump(self) except -1:
         """Send what is in the backlog, as far as there is room. This thread is the pump."""
@@ -901,12 +870,10 @@ cdef class Link(Transport):
         if numbers == NULL:
             raise MemoryError
         for i in range(n):
-            numbers[i] = d.descriptors[i]
+            numbers[i] = (<Descriptor>d.descriptors[i]).fd
         sent = link_send_descriptors(self._link, numbers, n)
         PyMem_RawFree(numbers)
         del d.descriptors[:sent]
-        if sent == n:
-            d.owners = None
         return sent == n
 
     cpdef bint trim(self, int64_t before) except -1:

@@ -12,6 +12,7 @@ from _thread import get_ident
 from _weakref import ref
 
 from messagechannel._core import MessagePort, set_reduction
+from messagechannel._wire import Descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,52 +24,65 @@ if TYPE_CHECKING:
 # How often, in seconds, and for how long to look whether a process that was given descriptors has been started.
 _LOOK_SECONDS = 0.002
 _PATIENCE_SECONDS = 60.0
+# The most that multiprocessing opens to start a process, once what it passes was pickled.
+_STARTING = 16
 
 
 def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
     """Return what multiprocessing's pickler pickles in place of a port, which is detached."""
-    from multiprocessing import context, reduction
+    from multiprocessing import context
 
-    from messagechannel._far import depart
+    from messagechannel._far import arrive, depart
+    from messagechannel._link import reserve_descriptors
 
-    state, descriptors = depart(port)
-    try:
-        duplicates = [reduction.DupFd(descriptor) for descriptor in descriptors]
-    except BaseException:
-        # Nobody will have the port, of which its peer learns so.
-        close_all(descriptors)
-        raise
     spawning = context.get_spawning_popen()
     if spawning is None:
-        # DupFd has made duplicates of its own.
-        close_all(descriptors)
-    else:
-        # It has made a note of their numbers, and passes them to the process that is being started.
-        _close_when_started(ref(spawning), descriptors, _PATIENCE_SECONDS)
-    return _arrive, (state, duplicates)
+        # Nothing that may be missing is needed once the port has departed: no duplicates either.
+        lent: list[Descriptor] = []
+        number = _lend(lent)
+        state, descriptors = depart(port)
+        lent += descriptors
+        return _fetch, (state, number, len(lent))
+    room = reserve_descriptors(_STARTING)
+    state, descriptors = depart(port)
+    del room
+    # Their numbers are noted as they are pickled, and passed to the process that is being started.
+    _keep_until_started(ref(spawning), descriptors, _PATIENCE_SECONDS)
+    return arrive, (state, descriptors)
 
 
-def _arrive(state: bytes, duplicates: list[Any]) -> MessagePort[Any]:
+def _lend(descriptors: list[Descriptor]) -> object:
+    """Have another process fetch what is in the list by then; return the number that it asks for."""
+    from multiprocessing import reduction, resource_sharer
+
+    def send(connection: Any, pid: int) -> None:
+        for descriptor in descriptors:
+            reduction.send_handle(connection, descriptor.fd, pid)
+
+    sharer: Any = resource_sharer
+    return sharer._resource_sharer.register(send, descriptors.clear)
+
+
+def _fetch(state: bytes, number: object, count: int) -> MessagePort[Any]:
+    from multiprocessing import reduction, resource_sharer
+
     from messagechannel._far import arrive
 
-    return arrive(state, [duplicate.detach() for duplicate in duplicates])
-
-
-def close_all(descriptors: list[int]) -> None:
-    """Close descriptors."""
+    sharer: Any = resource_sharer
+    with sharer._resource_sharer.get_connection(number) as connection:
+        descriptors = [Descriptor(reduction.recv_handle(connection)) for _ in range(count)]
     for descriptor in descriptors:
-        os.close(descriptor)
+        os.set_inheritable(descriptor.fd, False)
+    return arrive(state, descriptors)
 
 
-def _close_when_started(spawning: ref[Any], descriptors: list[int], patience: float) -> None:
+def _keep_until_started(spawning: ref[Any], descriptors: list[Descriptor], patience: float) -> None:
     # As long as they are open here, the death of the process that gets them is not noticed.
     from messagechannel._far import call_later
 
     popen = spawning()
-    if popen is None or hasattr(popen, "pid") or patience <= 0:
-        close_all(descriptors)
-    else:
-        call_later(_LOOK_SECONDS, lambda: _close_when_started(spawning, descriptors, patience - _LOOK_SECONDS))
+    if popen is not None and not hasattr(popen, "pid") and patience > 0:
+        call_later(_LOOK_SECONDS, lambda: _keep_until_started(spawning, descriptors, patience - _LOOK_SECONDS))
 
 
 # ---- processes that are forked ----
@@ -76,7 +90,7 @@ def _close_when_started(spawning: ref[Any], descriptors: list[int], patience: fl
 # Nothing is pickled for those: they get the very objects that were given to them. So ports among these depart before
 # the fork, and arrive in the child in their places.
 # By thread, because several may fork at once.
-_departed: dict[int, tuple[BaseProcess, dict[int, tuple[bytes, list[int]]]]] = {}
+_departed: dict[int, tuple[BaseProcess, dict[int, tuple[bytes, list[Descriptor]]]]] = {}
 
 
 def _find_ports(value: object, found: dict[int, MessagePort[Any]]) -> None:
@@ -121,7 +135,7 @@ def _before_fork() -> None:
     if found:
         from messagechannel._far import depart
 
-        states: dict[int, tuple[bytes, list[int]]] = {}
+        states: dict[int, tuple[bytes, list[Descriptor]]] = {}
         _departed[get_ident()] = process, states
         for key, port in found.items():
             if not port.closed:
@@ -129,18 +143,14 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
-    _, states = _departed.pop(get_ident(), (None, {}))
-    for _, descriptors in states.values():
-        close_all(descriptors)
+    # The descriptors of what has departed are the child's alone from here on.
+    _departed.pop(get_ident(), None)
 
 
 def _after_fork_in_child() -> None:
     process: Any
     process, states = _departed.pop(get_ident(), (None, {}))
-    # What other threads were about to give to other processes.
-    for _, others in _departed.values():
-        for _, descriptors in others.values():
-            close_all(descriptors)
+    # With what other threads were about to give to other processes.
     _departed.clear()
     if states:
         from messagechannel._far import arrive

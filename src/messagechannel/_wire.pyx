@@ -583,21 +583,20 @@ cpdef object unpack(object payload, list big, list descriptors, list ports):
 
     :param payload: contiguous bytes of any kind; nothing that is returned refers to them.
     :param big: a buffer for each of the parcel's, which is the message's from then on.
-    :param descriptors: numbers, which belong to this function; what it does not use it closes.
+    :param descriptors: a Descriptor for each of the parcel's.
     :param ports: a port for each of the parcel's.
     :raises ValueError: for what no parcel can be.
     :raises Exception: whatever the callables that reducers and ``__transfer__`` named raise.
     """
-    cdef list owned = [Descriptor(fd) for fd in descriptors]
     cdef Py_buffer buffer
     if _pickle is None:
         _make_classes()
     PyObject_GetBuffer(payload, &buffer, PyBUF_SIMPLE)
     try:
         if not buffer.len or (<unsigned char *>buffer.buf)[0] != PROTO:
-            return unpack_beside(payload, &buffer, big, owned, ports)
+            return unpack_beside(payload, &buffer, big, descriptors, ports)
         check_pickle(&buffer, 0, <size_t>buffer.len)
-        if big or owned or ports:
+        if big or descriptors or ports:
             raise ValueError("malformed message: nothing belongs beside it")
         return _pickle.loads(payload)
     except _pickle.UnpicklingError as error:
