@@ -360,6 +360,14 @@ int ring_visit(ring *r, int (*visit)(void *item, void *argument), void *argument
     return 0;
 }
 
+int ring_look_through(ring *r, int (*visit)(void *item, void *argument), void *argument)
+{
+    ring_take_token(r);
+    int answer = ring_visit(r, visit, argument);
+    ring_drop_token(r);
+    return answer;
+}
+
 /* ---- room ---- */
 
 size_t ring_reserve(ring *r, size_t wanted)

@@ -16,6 +16,7 @@
  *   ring_pop, ring_pop_many            +          + (take turns by the token)    +         +            1
  *   ring_arm, ring_length, _drained    +          + (take turns by the token)    +         +            1
  *   ring_reserve, ring_return_room     +                       +                 +         +            1
+ *   ring_look_through                  +          + (take turns by the token)    +         +            1
  *   ring_close, ring_announce          +                       +                 +         +            1
  *   ring_visit                    nobody may be inside a push or a pop: the caller has stopped the world
  *
@@ -166,6 +167,9 @@ bool ring_disarm(ring *r);
 bool ring_drained(ring *r);
 /* Calls visit on every waiting message; a non-zero answer ends it and is returned. */
 int ring_visit(ring *r, int (*visit)(void *item, void *argument), void *argument);
+/* As ring_visit, whatever others do meanwhile: nothing is taken away until it is done, and a message that is pushed in
+   the meantime, or behind one that is claimed and not yet published, may be missed. `visit` is called as under a lock. */
+int ring_look_through(ring *r, int (*visit)(void *item, void *argument), void *argument);
 
 /* Room in a bounded ring: a producer reserves a credit before it pushes, a consumer returns it after it popped.
    How many of the `wanted` credits were got, 0 when full. */

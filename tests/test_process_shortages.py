@@ -2,12 +2,16 @@
 
 import contextlib
 import errno
+import multiprocessing
 import os
+import re
 import resource
 import signal
+import socket
 import sys
 import threading
 import time
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 
@@ -33,7 +37,7 @@ def limit(which, soft):
 @contextlib.contextmanager
 def descriptors_left(number):
     """Have no more than so many descriptors to open."""
-    with limit(resource.RLIMIT_NOFILE, 256):
+    with limit(resource.RLIMIT_NOFILE, 512):
         taken = []
         with contextlib.suppress(OSError):
             while True:
@@ -164,6 +168,303 @@ def start_workers_without_descriptors(start_method, left):
 @pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_a_worker_that_can_not_be_started_leaves_nothing(start_method, left):
     apart(start_workers_without_descriptors, start_method, left)
+
+
+# ---- ports that depart with what waits in them ----
+
+
+class Socket:
+    """A message with a socket in it."""
+
+    def __init__(self, number):
+        self.number = number
+        self.ours, self.data = socket.socketpair()
+        self.transfer = [self.data]
+
+    def assert_came(self, event):
+        with event.data, self.ours:
+            event.data.send(bytes([self.number]))
+            assert self.ours.recv(2) == bytes([self.number])
+
+
+class Shared:
+    """A message with shared memory in it."""
+
+    transfer = ()
+
+    def __init__(self, number):
+        self.data = SharedBuffer(BIG)
+        self.number = number
+
+    def assert_came(self, event):
+        memoryview(self.data)[-1] = self.number
+        assert memoryview(event.data)[-1] == self.number
+
+
+class Large:
+    """A message for which there is shared memory, where that can be had."""
+
+    transfer = ()
+
+    def __init__(self, number):
+        self.data = self.content = bytes([number]) * BIG
+
+    def assert_came(self, event):
+        assert event.data == self.content
+
+
+class Buffer(Large):
+    """A buffer that travels in shared memory of its own."""
+
+    def __init__(self, number):
+        super().__init__(number)
+        self.data = bytearray(self.content)
+        self.transfer = [self.data]
+
+
+class Port:
+    """A message with a port in it, in which a message waits."""
+
+    def __init__(self, number):
+        self.data = number
+        self.ours, theirs = MessageChannel()
+        self.ours.post_message(number)
+        self.transfer = [theirs]
+
+    def assert_came(self, event):
+        (port,) = event.ports
+        assert (event.data, port.receive(PATIENCE)) == (self.data, self.data)
+        port.post_message("back")
+        assert self.ours.receive(PATIENCE) == "back"
+
+
+class FarPort:
+    """A message with a port in it that leads far, in which messages with ports wait in both directions."""
+
+    def __init__(self, number):
+        self.data = number
+        self.ours, theirs = MessageChannel()
+        self.there, self.back = Port(number), [Port(number), Port(number)]
+        post(self.there, self.ours)
+        self.ours = _far.arrive(*_far.depart(self.ours))
+        fill(theirs)
+        for one in self.back:
+            post(one, theirs)
+        self.transfer = [theirs]
+
+    def assert_came(self, event):
+        (port,) = event.ports
+        self.there.assert_came(port.receive_event(PATIENCE))
+        drain(self.ours)
+        for one in self.back:
+            one.assert_came(self.ours.receive_event(PATIENCE))
+
+
+def post(message, port):
+    port.post_message(message.data, message.transfer)
+
+
+def fill(port):
+    """Have what follows wait in the backlog."""
+    for _ in range(4):
+        port.post_message("x" * 40_000)
+
+
+def drain(port):
+    assert [port.receive(PATIENCE) for _ in range(4)] == ["x" * 40_000] * 4
+
+
+class Waiting:
+    """A channel in whose ports messages wait, from before and from after it led far, and one of whose ports leaves."""
+
+    def __init__(self, kind, far):
+        self.kept, self.leaves = MessageChannel()
+        self.to_there, self.to_here = [kind(1)], []
+        post(self.to_there[0], self.kept)
+        if far:
+            self.kept = _far.arrive(*_far.depart(self.kept))
+        fill(self.kept)
+        fill(self.leaves)
+        for number in range(2, 5):
+            self.to_there.append(kind(number))
+            post(self.to_there[-1], self.kept)
+            self.to_here.append(kind(number))
+            post(self.to_here[-1], self.leaves)
+
+    def assert_all_there(self, port):
+        """Check that everything comes, once and in order, at the port that is kept and at the other one."""
+        self.to_there[0].assert_came(port.receive_event(PATIENCE))
+        drain(port)
+        drain(self.kept)
+        for message in self.to_there[1:]:
+            message.assert_came(port.receive_event(PATIENCE))
+        for message in self.to_here:
+            message.assert_came(self.kept.receive_event(PATIENCE))
+        for one, other in ((port, self.kept), (self.kept, port)):
+            one.post_message("last")
+            assert other.receive(PATIENCE) == "last"
+
+
+class ByMessage:
+    """Ports that go in a message."""
+
+    def __init__(self):
+        self.carrier, self.other = far_channel()
+
+    def send(self, ports):
+        self.carrier.post_message("take them", ports)
+
+    def receive(self):
+        return self.other.receive_event(PATIENCE).ports
+
+    def close(self):
+        self.carrier.close()
+
+
+class ByPickle:
+    """Ports that multiprocessing passes on, as its Connections do."""
+
+    def send(self, ports):
+        self.sent = ForkingPickler.dumps(ports)
+
+    def receive(self):
+        return ForkingPickler.loads(self.sent)
+
+    def close(self):
+        pass
+
+
+def depart_with_few_descriptors(kind, far, way, number, left, then):
+    """Try it once; tell whether it was refused."""
+    channels = [Waiting(kind, far) for _ in range(number)]
+    leaving = [channel.leaves for channel in channels]
+    travel = way()
+    refusal = None
+    with descriptors_left(left):
+        try:
+            travel.send(leaving)
+        except OSError as error:
+            refusal = str(error)
+    if refusal is not None:
+        assert re.match(r"\[Errno 24\].* descriptors.*ulimit -n", refusal)
+        if then == "goes":
+            travel.send(leaving)
+    if refusal is None or then == "goes":
+        assert all(port.closed for port in leaving)
+        leaving = travel.receive()
+    for channel, port in zip(channels, leaving, strict=True):
+        channel.assert_all_there(port)
+    travel.close()
+    return refusal is not None
+
+
+def depart_with_ever_more_descriptors(kind, far, way, number):
+    # What Python and multiprocessing open once and for all is open.
+    depart_with_few_descriptors(Port, True, way, 1, 100, "goes")
+    before = Footprint()
+    left = 0
+    while depart_with_few_descriptors(kind, far, way, number, left, "stays"):
+        depart_with_few_descriptors(kind, far, way, number, left, "goes")
+        left += 1
+    # There was something to try.
+    assert left >= 4 * number
+    before.assert_same()
+
+
+@pytest.mark.parametrize(("way", "number"), [(ByMessage, 1), (ByMessage, 2), (ByPickle, 1), (ByPickle, 2)])
+@pytest.mark.parametrize("far", [False, True], ids=["near", "far"])
+@pytest.mark.parametrize("kind", [Socket, Shared, Large, Buffer, Port, FarPort])
+def test_a_port_departs_with_all_that_waits_in_it_or_stays_as_it_was(kind, far, way, number):
+    apart(depart_with_ever_more_descriptors, kind, far, way, number)
+
+
+def take_back(how):
+    here, there = far_channel(capacity=10)
+    mine, yours = MessageChannel()
+    here.post_message("before")
+    for _ in range(4):
+        there.post_message("x" * 40_000)
+    got, reservations = [], []
+    taker = threading.Thread(target=lambda: got.extend(there.receive(PATIENCE) for _ in range(3)), daemon=True)
+    if how == "listener":
+        there.onmessage = lambda event: got.append(event.data)
+    if how == "thread":
+        taker.start()
+    if how != "nobody":
+        until(lambda: got == ["before"], "somebody is there")
+
+    def reserve(count):
+        """Stands for other threads, and for the lack of descriptors."""
+        reservations.append(count)
+        if len(reservations) == 1:
+            there.post_message("posted meanwhile", [yours])
+            return
+        here.post_message("came meanwhile")
+        time.sleep(0.05)
+        raise OSError(errno.EMFILE, "now there are none")
+
+    reserve_descriptors, _far.reserve_descriptors = _far.reserve_descriptors, reserve
+    with pytest.raises(OSError, match="now there are none"):
+        _far.depart(there)
+    _far.reserve_descriptors = reserve_descriptors
+    assert reservations == [4, 4]
+    here.post_message("after")
+    there.post_message("after")
+    if how == "nobody":
+        got += [there.receive(PATIENCE) for _ in range(3)]
+    until(lambda: len(got) == 3, "all came")
+    assert got == ["before", "came meanwhile", "after"]
+    drain(here)
+    event = here.receive_event(PATIENCE)
+    assert event.data == "posted meanwhile"
+    event.ports[0].post_message("hello")
+    assert mine.receive(PATIENCE) == "hello"
+    assert here.receive(PATIENCE) == "after"
+    there.onmessage = None
+    came = _far.arrive(*_far.depart(there))
+    for number in range(10):
+        here.post_message(number)
+    assert [came.receive(PATIENCE) for _ in range(10)] == list(range(10))
+    here.close()
+    seconds_to_close(came)
+
+
+@pytest.mark.parametrize("how", ["nobody", "thread", "listener"])
+def test_a_port_that_can_not_depart_after_all_goes_on(how):
+    apart(take_back, how)
+
+
+def start_processes_with_ever_more_descriptors(start_method):
+    context = multiprocessing.get_context(start_method)
+    # What Python and multiprocessing open once and for all is open.
+    context.Process(target=answer, args=(MessageChannel().port1,)).start()
+    left, started = 0, False
+    while not started:
+        channels = [far_channel(), MessageChannel()]
+        for here, there in channels:
+            here.post_message("waits there")
+            there.post_message("waits here")
+        process = context.Process(target=answer, args=[there for here, there in channels])
+        with descriptors_left(left), contextlib.suppress(OSError):
+            process.start()
+        started = channels[0][1].closed
+        for (here, there), answered in zip(channels, ("ready", "ready, too"), strict=True):
+            assert there.closed == started
+            assert here.receive(PATIENCE) == "waits here"
+            if not started:
+                assert there.receive(PATIENCE) == "waits there"
+                there.post_message(answered)
+            assert here.receive(PATIENCE) == answered
+        if process.pid is not None:
+            process.join(PATIENCE)
+            assert process.exitcode == (0 if started else 1)
+        left += 1
+    assert left > 4
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+def test_a_process_that_can_not_be_started_leaves_the_ports_that_it_was_to_have(start_method):
+    apart(start_processes_with_ever_more_descriptors, start_method)
 
 
 # ---- on the receiving side ----

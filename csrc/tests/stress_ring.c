@@ -246,6 +246,21 @@ static void account(size_t *last, void **items, size_t n, bool alone)
     }
 }
 
+typedef struct view {
+    size_t last[MOST_THREADS];
+    size_t left; /* messages to look at: there may be very many */
+} view;
+
+/* What waits is a part of each sender's messages, without a gap. */
+static int look(void *item, void *argument)
+{
+    const message *m = item;
+    view *v = argument;
+    CHECK(m->sender < producers && (!v->last[m->sender] || m->number == v->last[m->sender] + 1));
+    v->last[m->sender] = m->number;
+    return --v->left == 0;
+}
+
 /* What anybody may ask at any time. */
 static void inspect(void)
 {
@@ -255,6 +270,8 @@ static void inspect(void)
     CHECK(ring_peak(&stream->inbox) <= (capacity ? capacity : total));
     size_t after = ring_pushed(&stream->inbox);
     CHECK(before <= after && after <= total);
+    view v = {.left = 100};
+    CHECK(ring_look_through(&stream->inbox, look, &v) == (v.left == 0));
 }
 
 static void *consume(void *argument)

@@ -1945,8 +1945,14 @@ cdef class MessageChannel:
 
 # ---- for ports that leave this process, and come ----
 
+cdef channel *channel_of(object item) noexcept:
+    """Return the channel of an attached port; NULL for anything else."""
+    return (<MessagePort>item)._channel if isinstance(item, MessagePort) and (<MessagePort>item).attached() else NULL
+
+
 cdef channel *let_go(object handle, uint32_t *side) except NULL:
-    """Detach a port for good. Returns its channel, with a reference that is the caller's, and its side.
+    """Detach a port, which is to be taken back or left behind. Returns its channel, with a reference that is the
+    caller's, and its side.
 
     :raises DataCloneError: for a port that is detached or closed.
     """
@@ -1964,10 +1970,30 @@ cdef channel *let_go(object handle, uint32_t *side) except NULL:
         raise DataCloneError(f"this port can't be transferred: {obstacle}")
     channel_incref(port._channel)
     side[0] = port._side
+    return port._channel
+
+
+cdef int take_back(object handle) except -1:
+    """Attach a port again that was let go of."""
+    cdef MessagePort port = handle
+    spin_acquire(&handles)
+    port._bind(port._channel, port._side)
+    spin_release(&handles)
+    try:
+        # Tasks that have found it detached have done nothing, and neither has the end of the channel.
+        port._listeners_changed()
+    except BaseException as error:
+        write_unraisable(error, port)
+    return 0
+
+
+cdef int leave_behind(object handle) except -1:
+    """Have nobody wait or listen any more at a port that was let go of."""
+    cdef MessagePort port = handle
     # Whoever met it inside the message, while that was being rebuilt, may have added listeners.
     take_listening(port.inbox())
     tell(endpoint_wake_all(port.inbox(), endpoint_wake_all(port.outbox(), NULL)))
-    return port._channel
+    return 0
 
 
 cdef object take_hold(channel *c, uint32_t side):

@@ -69,6 +69,7 @@ cdef extern from "ring.h" nogil:
 
 cdef extern from "ring.h":
     int ring_visit(ring *r, int (*visit)(void *item, void *argument) noexcept, void *argument) noexcept
+    int ring_look_through(ring *r, int (*visit)(void *item, void *argument) noexcept, void *argument) noexcept
 
 
 cdef extern from "channel.h" nogil:

@@ -4,7 +4,8 @@
 
 A port whose peer is here leaves as one end of a new link, whose other end becomes the transport of the channel. A port
 whose peer is far already leaves with its end of the link: what this process held for it goes along, and no message
-between the two ends comes by here any more.
+between the two ends comes by here any more. Ports in what goes along depart with it. The links that they need are made
+before anything has changed, so that a port departs as a whole or stays what it was.
 
 A port that comes gets a channel whose other side is far.
 """
@@ -23,12 +24,14 @@ from time import monotonic, sleep
 
 from messagechannel._core import MessagePort
 from messagechannel._fields import Fields, Reader
-from messagechannel._link import Letter, letter_of, set_travel
+from messagechannel._link import Letter, letter_of, reserve_descriptors, set_travel
 from messagechannel._multiprocessing import after_fork_in_child
 from messagechannel._reactor import Reactor
 from messagechannel._transfer import DataCloneError
 
-from messagechannel._core cimport close_channel, let_go, release_channel, rouse, take_hold, tell
+from messagechannel._core cimport (
+    channel_of, close_channel, leave_behind, let_go, release_channel, rouse, take_back, take_hold, tell,
+)
 from messagechannel._csrc cimport (
     CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
     channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_take_claimed, endpoint_wake_all,
@@ -36,12 +39,14 @@ from messagechannel._csrc cimport (
     link_end, link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news, link_hear,
     link_incref, link_is_armed, link_is_distrusted, link_is_reserved, link_new, link_reserve_in, link_restore,
     link_segment, link_set_figures, link_taken_before, link_told_before, link_waiting, link_yield_in, parker_now,
-    ring, ring_close, ring_disarm, ring_length, ring_peak, ring_popped, ring_push, ring_pushed, ring_reserve,
-    ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
+    ring, ring_close, ring_disarm, ring_length, ring_look_through, ring_peak, ring_popped, ring_push, ring_pushed,
+    ring_reserve, ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
 )
-from messagechannel._link cimport Dispatch, Letter, Link, dispatch_of, enveloped, letter_item
-from messagechannel._transport cimport Figures, discard
-from messagechannel._wire cimport Descriptor
+from messagechannel._link cimport (
+    DESCRIPTORS_OF_A_PORT, Dispatch, Letter, Link, dispatch_of, enveloped, letter_item,
+)
+from messagechannel._transport cimport Envelope, Figures, discard, envelope_of, is_envelope
+from messagechannel._wire cimport Descriptor, Parcel
 
 
 cdef extern from "module_state.h":
@@ -92,6 +97,8 @@ cdef class Far(Link):
     # Guards `_registered`, and with it the reactor's reference to the channel.
     cdef spin_lock _lock
     cdef bint _registered
+    # It is about to depart: nobody is to be told of anything.
+    cdef shared_number _halted
     # Whether a timer of each kind is pending: one does, however often it is asked for.
     cdef shared_number _trimming, _trying, _looking
 
@@ -192,7 +199,7 @@ cdef class Far(Link):
         """As look; True when something has to wait for memory or descriptors."""
         cdef endpoint *far_inbox = self.far_side()
         cdef bint short = False
-        if link_ended(self._link):
+        if link_ended(self._link) or self._halted:
             return False
         if far_inbox.inbox.bounded:
             tell(endpoint_offer_room(far_inbox))
@@ -424,33 +431,66 @@ cdef class Far(Link):
 
     # -- leaving --
 
-    cdef tuple depart(self):
-        """Return the state and the descriptors of this end, which goes to another process.
+    cdef bint halt(self) except -1:
+        """Have no other thread send, take or hear anything; False when the link has ended, and everything that is left
+        is in the inbox."""
+        cdef far_link *link = self._link
+        if not self._own_the_pump():
+            return False
+        try:
+            while not link_reserve_in(link):
+                # Another thread brings in what is left, or gives that up for want of memory.
+                if link_ended(link):
+                    self.pump()
+                    return False
+                sleep(0.0005)
+        except BaseException:
+            self._leave_the_pump()
+            raise
+        self._halted = True
+        return True
 
-        None: the other side has closed, and everything that is left is in the inbox.
+    cdef int go_on(self) except -1:
+        """Take it back that this was halted."""
+        link_yield_in(self._link)
+        self._halted = False
+        self._leave_the_pump()
+        # What has come meanwhile was told to nobody.
+        self.look()
+        return 0
+
+    cdef size_t links_waiting(self) except? 0:
+        """Return how many links are made for ports in messages that leave with this end. This thread is the pump."""
+        cdef list ports = []
+        cdef size_t links = 0
+        cdef endpoint *ends[2]
+        ends[0], ends[1] = self.near(), self.far_side()
+        for end in ends:
+            if ring_look_through(&end.inbox, find_ports, <void *>ports):
+                raise MemoryError
+        if self._held is not None and not add_ports(self._held, ports):
+            raise MemoryError
+        for port in ports:
+            links += <size_t>links_for(port)
+        return links
+
+    cdef tuple leave(self, depart):
+        """Return the state and the Descriptors of this end, which was halted and goes to another process.
+
+        :param depart: has a port depart that waits in a message.
         """
         cdef int ends[2]
-        cdef far_link *link = self._link
-        cdef ring *inbox = &self.near().inbox
         cdef c_bool wake
-        if not self._own_the_pump():
-            return None
-        while not link_reserve_in(link):
-            # Another thread brings in what is left, or gives that up for want of memory.
-            if link_ended(link):
-                self.pump()
-                return None
-            sleep(0.0005)
-        # From here on no other thread sends, takes or hears anything. Who took something last may not have told of it.
-        link_taken_before(link, ring_popped(inbox))
+        # Who took something last may not have told of it.
+        link_taken_before(self._link, ring_popped(&self.near().inbox))
         self._unregister()
-        link_end(link, ends)
-        ring_close(inbox, &wake)
+        link_end(self._link, ends)
+        ring_close(&self.near().inbox, &wake)
         ring_close(self._backlog, &wake)
         descriptors = [Descriptor(ends[0]), Descriptor(ends[1])]
-        return self._pack_up(descriptors), descriptors
+        return self._pack_up(descriptors, depart), descriptors
 
-    cdef bytes _pack_up(self, list descriptors):
+    cdef bytes _pack_up(self, list descriptors, depart):
         """Return the state of this end; what it needs is added to the descriptors."""
         cdef far_link *link = self._link
         cdef ring *inbox = &self.near().inbox
@@ -464,11 +504,11 @@ cdef class Far(Link):
                 item = <PyObject *>endpoint_take_claimed(self.near() if queue == 0 else self.far_side(), &shut)
                 if item == NULL:
                     break
-                tag, payload, own = letter_of(enveloped(item))
+                tag, payload, own = letter_of(enveloped(item), depart)
                 letters.append((queue, tag, payload, len(own)))
                 descriptors += own
             if queue == 0 and self._held is not None:
-                tag, payload, own = letter_of(self._held)
+                tag, payload, own = letter_of(self._held, depart)
                 letters.append((1, tag, payload, len(own)))
                 descriptors += own
                 self._held = None
@@ -512,7 +552,11 @@ cdef class Far(Link):
                 raise DataCloneError(
                     "this port can't be transferred: a message that is being sent through it does not end")
             sleep(0.0005)
-        return not link_ended(self._link)
+        if link_ended(self._link):
+            # What is there goes nowhere any more.
+            self.pump()
+            return False
+        return True
 
     cdef channel *left_over(self, link_figures *to_here, link_figures *to_there) except NULL:
         """Return a channel of this process, with a reference, that is all that is left of this closed one: the messages
@@ -548,49 +592,110 @@ cdef class Far(Link):
             incoming.taken -= min(incoming.taken, <uint64_t>ring_length(&self.near().inbox))
 
 
-def depart(port):
-    """Detach a port for good; return a bytes object and the Descriptors that make it again elsewhere.
+cdef int find_ports(void *item, void *ports) noexcept:
+    """Add the ports in a queue's item to a list; no code of anybody's may run. Not 0 without memory."""
+    return is_envelope(<PyObject *>item) and not add_ports(envelope_of(<PyObject *>item), <list>ports)
 
-    :raises DataCloneError: for a port that is closed or detached, or of a channel that passes references.
-    :raises OSError: when there are no descriptors or no memory for a link.
-    """
-    cdef uint32_t side
-    cdef channel *c
-    cdef channel *former
-    cdef far_link *link
-    cdef int ends[2]
-    cdef Far far
-    cdef link_figures to_here, to_there
-    _reactor.start()
-    link = link_new(ends)
-    if link == NULL:
-        raise OSError(errno, f"no link for a port that is transferred: {os.strerror(errno)}")
-    descriptors = [Descriptor(ends[0]), Descriptor(ends[1])]
+
+cdef bint add_ports(Envelope envelope, list ports) noexcept:
+    """Add the ports in a message that have not departed yet to a list; False without memory."""
+    cdef object there = envelope.ports
+    cdef Py_ssize_t i = 0
+    if type(envelope.data) is Parcel:
+        there = (<Parcel>envelope.data).ports
+        i = len((<Parcel>envelope.data).departed)
     try:
+        while i < len(there):
+            ports.append(there[i])
+            i += 1
+    except MemoryError:
+        return False
+    return True
+
+
+@cython.final
+cdef class Spare:
+    """A link that is no channel's yet, and the Descriptors of its other end."""
+
+    cdef far_link *link
+    cdef list ends
+
+    def __dealloc__(self):
+        if self.link != NULL:
+            link_decref(self.link)
+
+
+cdef Spare new_spare():
+    cdef Spare spare = Spare.__new__(Spare)
+    cdef int ends[2]
+    spare.link = link_new(ends)
+    if spare.link == NULL:
+        raise OSError(errno, f"no link for a port that is transferred: {os.strerror(errno)}")
+    spare.ends = [Descriptor(ends[0]), Descriptor(ends[1])]
+    return spare
+
+
+@cython.final
+cdef class Departure:
+    """What a port takes to depart: a link for itself, and one for each port in the messages that leave with it.
+
+    These are there before anything has changed, so that nothing can be missing in the middle.
+    """
+
+    cdef list _spares
+
+    def __cinit__(self):
+        self._spares = []
+
+    cdef int provide(self, size_t links) except -1:
+        """Have so many links.
+
+        :raises OSError: when there are no descriptors or no memory for them.
+        """
+        cdef size_t there = <size_t>len(self._spares)
+        if there < links:
+            # That says what is to be done.
+            reserve_descriptors(DESCRIPTORS_OF_A_PORT * (links - there))
+            while <size_t>len(self._spares) < links:
+                self._spares.append(new_spare())
+        return 0
+
+    def depart(self, port):
+        """Have a port depart, as :func:`depart` does."""
+        cdef uint32_t side
+        cdef channel *c
+        cdef channel *former
+        cdef Far far = None
+        cdef Spare spare
+        cdef link_figures to_here, to_there
+        self.provide(<size_t>links_for(port))
         c = let_go(port, &side)
         # Whatever other threads were about to post or take by this port, they have done.
         synchronize_threads()
         try:
             if c.transport != NULL:
                 far = <Far>c.transport.owner
-                try:
-                    departed = far.depart()
-                except BaseException:
-                    # It is nobody's any more, of which the other side learns so.
-                    far.close()
-                    raise
-                if departed is not None:
-                    return departed
+                if self._halt(far, port):
+                    leave_behind(port)
+                    try:
+                        return far.leave(self.depart)
+                    except BaseException:
+                        # It is nobody's any more, of which the other side learns so.
+                        far.close()
+                        raise
+            leave_behind(port)
+            if far is None:
+                to_here = figures_of(&c.side[side ^ 1].inbox, True)
+                to_there = figures_of(&c.side[side].inbox, False)
+            else:
                 former = c
                 c = far.left_over(&to_here, &to_there)
                 release_channel(former)
-            else:
-                to_here = figures_of(&c.side[side ^ 1].inbox, True)
-                to_there = figures_of(&c.side[side].inbox, False)
-            link_set_figures(link, &to_here, &to_there)
-            far = Far.connect(c, side ^ 1, link)
+            spare = self._spares.pop()
+            link_set_figures(spare.link, &to_here, &to_there)
+            far = Far.connect(c, side ^ 1, spare.link)
             # The far's.
-            link = NULL
+            spare.link = NULL
             if c.closed_by != CHANNEL_OPEN:
                 # Closed in this moment: what was posted before arrives.
                 far._closing = True
@@ -598,12 +703,58 @@ def depart(port):
             # on the backlog who would have to be the pump.
             synchronize_threads()
             far.begin()
-            return written_state(1, c.side[side].inbox.capacity, [], None, [], 0, None), descriptors
+            return written_state(1, c.side[side].inbox.capacity, [], None, [], 0, None), spare.ends
         finally:
             release_channel(c)
+
+    cdef bint _halt(self, Far far, port) except -1:
+        """Halt the link of a port that was let go of, and have all links that this takes; False when it has ended.
+
+        Where that fails, the port is as it was before.
+        """
+        cdef bint halted = False
+        try:
+            halted = far.halt()
+            if halted:
+                # Others may have posted since they were counted.
+                self.provide(1 + far.links_waiting())
+        except BaseException:
+            take_back(port)
+            if halted:
+                far.go_on()
+            raise
+        return halted
+
+
+def links_for(item):
+    """Return how many links are made when an item of a transfer list departs: for a port, and for the ports in messages
+    that leave with it.
+
+    :raises DataCloneError: for a port that can't depart now.
+    """
+    cdef channel *c = channel_of(item)
+    cdef Far far
+    if c == NULL or c.transport == NULL:
+        return 1
+    far = <Far>c.transport.owner
+    if not far._own_the_pump():
+        return 1
+    try:
+        return 1 + far.links_waiting()
     finally:
-        if link != NULL:
-            link_decref(link)
+        far.pump()
+
+
+def depart(port):
+    """Detach a port for good; return a bytes object and the Descriptors that make it again elsewhere.
+
+    Where it raises one of these, the port is as it was before.
+
+    :raises DataCloneError: for a port that is closed or detached, or of a channel that passes references.
+    :raises OSError: when there are no descriptors or no memory for a link.
+    """
+    _reactor.start()
+    return Departure().depart(port)
 
 
 cdef link_figures figures_of(ring *queue, bint waits_here) noexcept:
@@ -767,4 +918,4 @@ def linger():
     _reactor.linger()
 
 
-set_travel(depart, arrive)
+set_travel(depart, arrive, links_for)

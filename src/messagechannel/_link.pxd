@@ -5,6 +5,11 @@ from messagechannel._csrc cimport far_link, ring, shared_number
 from messagechannel._transport cimport Envelope, Sealed, Transport
 
 
+cdef enum:
+    # A pair of sockets and a piece of memory, twice.
+    DESCRIPTORS_OF_A_PORT = 4
+
+
 cdef class Letter(Sealed):
     cdef uint8_t tag
     cdef bytes payload

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, final
 
 from typing_extensions import disjoint_base
@@ -24,7 +24,12 @@ class Link(Transport):
     def trim(self, before: int) -> bool: ...
 
 def set_travel(
-    depart: Callable[[Any], tuple[bytes, list[Descriptor]]], arrive: Callable[[bytes, list[Descriptor]], Any]
+    depart: Callable[[Any], tuple[bytes, list[Descriptor]]],
+    arrive: Callable[[bytes, list[Descriptor]], Any],
+    links_for: Callable[[object], int],
 ) -> None: ...
-def letter_of(envelope: Envelope) -> tuple[int, bytes, list[Descriptor]]: ...
+def letter_of(
+    envelope: Envelope, depart: Callable[[Any], tuple[bytes, list[Descriptor]]]
+) -> tuple[int, bytes, list[Descriptor]]: ...
 def reserve_descriptors(count: int) -> list[Descriptor]: ...
+def reserve_for(items: Iterable[object], more: int) -> list[Descriptor]: ...

@@ -111,8 +111,6 @@ cdef enum:
     LARGE = 131072
     # Messages that a stalled pump lets gather before who posts them is the pump.
     PATIENT_PUSHES = 64
-    # A pair of sockets and a piece of memory, twice.
-    DESCRIPTORS_OF_A_PORT = 4
     # What a record has room to count.
     MOST_DESCRIPTORS = 65535
 
@@ -147,18 +145,20 @@ cdef Envelope envelope_around(object data):
 # ---- letters ----
 
 # How ports depart and arrive: set by the module that knows ports.
-_depart = _arrive = None
+_depart = _arrive = _links_for = None
 
 
-def set_travel(depart, arrive):
+def set_travel(depart, arrive, links_for):
     """Have ports travel in letters.
 
-    ``depart(port)`` detaches a port for good and returns a bytes object and the Descriptors to be sent with it;
-    ``arrive(state, descriptors)`` makes the port of that.
+    ``depart(port)`` detaches a port for good and returns a bytes object and the Descriptors to be sent with it, or
+    raises an OSError and has changed nothing; ``arrive(state, descriptors)`` makes the port of that;
+    ``links_for(item)`` tells how many links are made when an item of a transfer list departs.
     """
-    global _depart, _arrive
+    global _depart, _arrive, _links_for
     _depart = depart
     _arrive = arrive
+    _links_for = links_for
 
 
 # Nothing in here leads back.
@@ -341,10 +341,11 @@ cdef size_t in_segment(size_t size) noexcept:
     return size if LARGE <= size <= LINK_BUDGET else 0
 
 
-cdef tuple write_down(object data, Link carrier):
+cdef tuple write_down(object data, Link carrier, depart):
     """Return the tag of a message, the parts of its payload and its Descriptors.
 
-    Large buffers go into segments of the link, and where there is no link into the payload. The ports depart.
+    Large buffers go into segments of the link, and where there is no link into the payload. The ports depart, each by
+    ``depart(port)``.
 
     :raises OSError: when there is no memory or no descriptor for that; it may be tried again then.
     """
@@ -370,9 +371,8 @@ cdef tuple write_down(object data, Link carrier):
     if is_plain(parcel) and (carrier is None or not in_segment(parcel.size)):
         return TAG_PICKLE, parcel.parts(), []
     # One after the other, and each once: whoever tries again after a shortage goes on where this one stopped.
-    reserve_descriptors(DESCRIPTORS_OF_A_PORT * (len(parcel.ports) - len(parcel.departed)) + len(parcel.big))
     for port in parcel.ports[len(parcel.departed):]:
-        parcel.departed.append(_depart(port))
+        parcel.departed.append(depart(port))
     states = told_of_ports(parcel.departed)
     own = [descriptor for _, own in parcel.departed for descriptor in own] + parcel.descriptors
     return write_letter(parcel.big, states, TAG_PICKLE, parcel.parts(), parcel.size, own, carrier)
@@ -477,16 +477,16 @@ cdef Parcel pack_with_ports(object data, tuple ports):
     return parcel
 
 
-def letter_of(Envelope envelope):
+def letter_of(Envelope envelope, depart):
     """Return the tag, the payload and the Descriptors of a message that leaves with its port.
 
-    A message that can't be written down arrives as a DataCloneError.
+    The ports in it depart, each by ``depart(port)``. A message that can't be written down arrives as a DataCloneError.
     """
     try:
         data = prepared(envelope)
         if type(data) is Letter and not (<Letter>data).memories:
             return (<Letter>data).as_tuple()
-        tag, parts, descriptors = write_down(data, None)
+        tag, parts, descriptors = write_down(data, None, depart)
         return tag, b"".join(parts), descriptors
     except Exception as error:
         return TAG_ERROR, excuse(error), []
@@ -511,6 +511,17 @@ def reserve_descriptors(count):
         raise OSError(error.errno, f"{count} descriptors are needed for a moment: {error.strerror}; "
                       "close some, or raise the limit (ulimit -n)") from None
     return descriptors
+
+
+def reserve_for(items, more):
+    """Return as many Descriptors of nothing as it takes that the items of a transfer list depart, and some more.
+
+    :raises OSError: when this process can't open so many more.
+    :raises DataCloneError: for a port that can't depart now.
+    """
+    for item in items:
+        more += DESCRIPTORS_OF_A_PORT * _links_for(item)
+    return reserve_descriptors(more)
 
 
 cdef Letter letter_taken(taken *t):
@@ -557,8 +568,8 @@ cdef class Link(Transport):
             return message
         parcel = pack_parcel(message, transfer)
         if transfer is not None or parcel.big:
-            reserve_descriptors(
-                (0 if transfer is None else DESCRIPTORS_OF_A_PORT * len(transfer.items)) + len(parcel.big))
+            # Before anything is detached: who has none left is told so, and keeps what he wanted to transfer.
+            reserve_for(() if transfer is None else transfer.items, len(parcel.big))
         return envelope_around(parcel)
 
     cdef int seal(self, Envelope envelope) except -1:
@@ -699,7 +710,7 @@ cdef class Link(Transport):
         if not link_may_lend(self._link, shared_size(data)):
             return None
         try:
-            tag, parts, descriptors = write_down(data, self)
+            tag, parts, descriptors = write_down(data, self, _depart)
         except (DataCloneError, OSError) as error:
             if is_shortage(error):
                 raise

@@ -33,19 +33,21 @@ def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
     from multiprocessing import context
 
     from messagechannel._far import arrive, depart
-    from messagechannel._link import reserve_descriptors
+    from messagechannel._link import reserve_for
 
     spawning = context.get_spawning_popen()
-    if spawning is None:
-        # Nothing that may be missing is needed once the port has departed: no duplicates either.
-        lent: list[Descriptor] = []
-        number = _lend(lent)
-        state, descriptors = depart(port)
-        lent += descriptors
-        return _fetch, (state, number, len(lent))
-    room = reserve_descriptors(_STARTING)
+    lent: list[Descriptor] = []
+    # Nothing that may be missing is needed once a port has departed: no duplicates either.
+    number = _lend(lent) if spawning is None else None
+    # What is pickled after this one, and then the start of the process, find room, or nothing departs.
+    following = _ports_in(sys._getframe(1).f_locals.get("obj"))
+    following.pop(id(port), None)
+    room = reserve_for(following.values(), 0 if spawning is None else _STARTING)
     state, descriptors = depart(port)
     del room
+    if spawning is None:
+        lent += descriptors
+        return _fetch, (state, number, len(lent))
     # Their numbers are noted as they are pickled, and passed to the process that is being started.
     _keep_until_started(ref(spawning), descriptors, _PATIENCE_SECONDS)
     return arrive, (state, descriptors)
@@ -104,6 +106,17 @@ def _find_ports(value: object, found: dict[int, MessagePort[Any]]) -> None:
             _find_ports(item, found)
 
 
+def _ports_in(value: object) -> dict[int, MessagePort[Any]]:
+    """Return the open ports in what is given to another process, or is that process."""
+    from multiprocessing.process import BaseProcess
+
+    if isinstance(value, BaseProcess):
+        value = getattr(value, "_args", ()), getattr(value, "_kwargs", {})
+    found: dict[int, MessagePort[Any]] = {}
+    _find_ports(value, found)
+    return {key: port for key, port in found.items() if not port.closed}
+
+
 def _replaced(value: Any, ports: dict[int, MessagePort[Any]]) -> Any:
     if type(value) is MessagePort:
         return ports.get(id(value), value)
@@ -127,19 +140,20 @@ def _forking_process() -> BaseProcess | None:
 def _before_fork() -> None:
     if "multiprocessing.popen_fork" not in sys.modules:
         return
-    process: Any = _forking_process()
-    found: dict[int, MessagePort[Any]] = {}
+    process = _forking_process()
     if process is None:
         return
-    _find_ports((getattr(process, "_args", ()), getattr(process, "_kwargs", {})), found)
+    found = _ports_in(process)
     if found:
         from messagechannel._far import depart
+        from messagechannel._link import reserve_for
 
+        # For all at once, so that either all of them depart or none.
+        reserve_for(found.values(), 0)
         states: dict[int, tuple[bytes, list[Descriptor]]] = {}
         _departed[get_ident()] = process, states
         for key, port in found.items():
-            if not port.closed:
-                states[key] = depart(port)
+            states[key] = depart(port)
 
 
 def _after_fork_in_parent() -> None:
