@@ -11,7 +11,7 @@ import weakref
 
 import pytest
 
-from messagechannel import DataCloneError, MessageChannel, SharedBuffer, structured_clone
+from messagechannel import DataCloneError, MessageChannel, SharedBuffer, _far, structured_clone
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no shared memory")
 
@@ -295,6 +295,26 @@ def test_multiprocessing_passes_several_that_are_the_same_memory(method):
     process.join(30)
     assert process.exitcode == 0
     assert bytes(shared) == b"\7" * 10
+
+
+def fill_what_waits(port, shared):
+    drop_one(*port.receive(20))
+    assert bytes(shared) == b"\7" * 10
+    fill(shared, 8)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing_passes_it_with_a_port_in_which_it_waits(method):
+    shared = SharedBuffer(10)
+    here, there = MessageChannel()
+    here.post_message([shared, structured_clone(shared)])
+    here = _far.arrive(*_far.depart(here))
+    process = multiprocessing.get_context(method).Process(target=fill_what_waits, args=(there, shared))
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+    assert bytes(shared) == b"\10" * 10
+    fill(structured_clone(shared), 9)
 
 
 def test_multiprocessing_passes_it_through_a_queue():
