@@ -8,12 +8,14 @@ import sys
 import pytest
 
 import ends
+import targets
 
 HANG_SECONDS = 120
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "local(reason): not for channels whose other end is far; see tests/ends.py")
+    targets.keep_memory_briefly()
 
 
 def pytest_generate_tests(metafunc):

@@ -12,11 +12,10 @@ from messagechannel import ChannelClosedError, MessageChannel, Worker
 # What no answer takes, unless something is broken.
 GUARD = 60.0
 
-targets.keep_memory_briefly()
-
 
 def serve(orders):
     """Be the process: obey one order after the other, each ``(name, port's name, arguments)``."""
+    targets.keep_memory_briefly()
     strings = Strings()
     for event in iter(orders.receive_event, None):
         name, *arguments = event.data

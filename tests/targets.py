@@ -18,9 +18,6 @@ def keep_memory_briefly():
     _far.SEGMENT_SECONDS = 0.2
 
 
-keep_memory_briefly()
-
-
 def echo(port):
     for message in port:
         port.post_message(message)
@@ -182,6 +179,7 @@ def lies_in_shared_memory(view):
 
 def agent(control):
     """Hold ports, and do with them what is told through `control`, a command at a time; each is answered."""
+    keep_memory_briefly()
     mesh, held = {}, {}
     while True:
         try:

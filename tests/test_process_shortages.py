@@ -365,7 +365,7 @@ def depart_with_ever_more_descriptors(kind, far, way, number):
     left = 0
     while depart_with_few_descriptors(kind, far, way, number, left, "stays"):
         depart_with_few_descriptors(kind, far, way, number, left, "goes")
-        left += 1
+        left += number
     # There was something to try.
     assert left >= 4 * number
     before.assert_same()
