@@ -401,6 +401,30 @@ if __name__ == "__main__":
     assert time.monotonic() - begin < GUARD
 
 
+def test_processes_that_do_not_terminate_are_killed_together(run_file):
+    finished = run_file("""
+import os, signal, time
+from messagechannel import Worker
+from messagechannel.worker import close_workers
+
+def target(port):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    port.post_message(os.getpid())
+    while True:
+        time.sleep(1)
+
+if __name__ == "__main__":
+    workers = [Worker(target, kind="process", start_method="fork") for _ in range(8)]
+    print(*[worker.receive() for worker in workers])
+    begin = time.monotonic()
+    close_workers()
+    # A second until they are asked, and one until they are killed; one after the other it would be nine.
+    assert 1.5 < time.monotonic() - begin < 6
+""")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert not any(is_running(int(pid)) for pid in finished.stdout.split())
+
+
 def test_nothing_is_printed_that_the_program_did_not_print(run_file):
     finished = run_file("""
 from messagechannel import MessageChannel, Worker

@@ -9,6 +9,7 @@ import signal
 import time
 import traceback
 import warnings
+from multiprocessing import forkserver
 
 import pytest
 
@@ -38,6 +39,8 @@ def start(target, *args):
 def _run(target, *args):
     # Whatever becomes of the test, this ends some day.
     signal.alarm(600)
+    # That of the parent, which an earlier test may have started, is no child of this process.
+    forkserver._forkserver._forkserver_pid = None
     target(*args)
 
 

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 
     from messagechannel._core import MessagePort
 
-# What to wait for a process that was asked to terminate, before it is killed, at exit; seconds.
-_LAST_PATIENCE = 1.0
-
-
 # The most that starting a process takes, for a moment: multiprocessing's pipes, and the links of a few ports.
 _DESCRIPTORS = 40
 
@@ -47,6 +43,8 @@ class ProcessContext:
 
     :param tell: called with an ErrorEvent for an exception that left the target.
     """
+
+    can_be_killed = True
 
     def __init__(
         self,
@@ -112,7 +110,7 @@ class ProcessContext:
         """Tell whether the process was started and has ended."""
         return self._process.exitcode is not None
 
-    def join(self, timeout: float | None) -> None:
+    def join(self, timeout: float | None = None) -> None:
         """Wait until the process has ended."""
         self._process.join(timeout)
 
@@ -120,15 +118,9 @@ class ProcessContext:
         """End the process."""
         self._process.terminate()
 
-    def finish(self, timeout: float) -> None:
-        """Wait for the end of the process, and bring it about then."""
-        self._process.join(timeout)
-        if self._process.is_alive():
-            self._process.terminate()
-            self._process.join(_LAST_PATIENCE)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+    def kill(self) -> None:
+        """End the process without asking it."""
+        self._process.kill()
 
 
 def _run(target: Callable[..., object], given: list[Any], errors: MessagePort[Any]) -> None:

@@ -10,7 +10,8 @@ from messagechannel._context import register_exit, threads_may_stay
 from messagechannel._core import ChannelClosedError, MessagePort, entangled_ports, queue_event
 from messagechannel._events import ErrorEvent, get_handler, set_handler
 
-# How long interpreter exit waits for the workers, all together, after it has closed their channels; seconds.
+# How long interpreter exit waits for the workers, all together: after it has closed their channels, and for processes
+# again after it has asked them to terminate; seconds.
 EXIT_PATIENCE = 1.0
 # What Worker(kind=...) may be.
 KINDS = ("thread", "process")
@@ -43,16 +44,29 @@ def _forget_ended():
 
 def close_workers():
     """Close the channels of all workers, give them a moment to finish, and end the processes among them."""
-    from time import monotonic
-
-    end = monotonic() + EXIT_PATIENCE
     running = list(_running.items())
     for _, reference in running:
         worker = reference()
         if worker is not None:
             worker.close()
-    for context, _ in running:
-        context.finish(max(0.0, end - monotonic()))
+    _join_all([context for context, _ in running])
+    # However many these are, they get the moment together.
+    left = [context for context, _ in running if context.can_be_killed and context.is_alive()]
+    for context in left:
+        context.terminate()
+    _join_all(left)
+    for context in left:
+        context.kill()
+    for context in left:
+        context.join()
+
+
+def _join_all(contexts):
+    from time import monotonic
+
+    end = monotonic() + EXIT_PATIENCE
+    for context in contexts:
+        context.join(max(0.0, end - monotonic()))
 
 
 def _prepare_exit():
@@ -72,6 +86,7 @@ class _ThreadContext:
     """The thread that runs a worker's target; `tell` is called with an ErrorEvent for an exception that leaves it."""
 
     exitcode = None
+    can_be_killed = False
 
     def __init__(self, target, port, args, name, tell):
         import threading
@@ -81,7 +96,7 @@ class _ThreadContext:
         )
         self.start = self._thread.start
         self.is_alive = self._thread.is_alive
-        self.join = self.finish = self._thread.join
+        self.join = self._thread.join
 
     @property
     def name(self):
