@@ -36,6 +36,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "pause.h"
+
 /* After each store to shared memory, which it names.  Tests end a process there. */
 #ifndef BYTE_RING_STEP
 #define BYTE_RING_STEP(store) ((void)0)
@@ -139,6 +141,8 @@ static inline bool byte_ring_consumer_closed(const byte_ring_end *e)
    release after the skip.  The other side may change the payload even then: look at it once, or copy it.  BYTE_RING_OK,
    _EMPTY, _SHUT or _CORRUPT.  Looks at the tail only when it knows of nothing. */
 static inline int byte_ring_peek(byte_ring_end *e, byte_ring_record *record, const unsigned char **payload);
+/* Has the processor fetch the record after next, while the caller still makes something of the one that was peeked. */
+static inline void byte_ring_prefetch(const byte_ring_end *e, const byte_ring_record *record);
 /* Goes beyond the record that was peeked. */
 static inline void byte_ring_skip(byte_ring_end *e, const byte_ring_record *record);
 /* Gives back the room of all that was skipped, with one exchange; `messages` were taken by it.  BYTE_RING_OK or _BELL. */
@@ -263,6 +267,22 @@ static inline int byte_ring_peek(byte_ring_end *e, byte_ring_record *record, con
             return BYTE_RING_CORRUPT;
         e->position += size;
     }
+}
+
+static inline void byte_ring_prefetch(const byte_ring_end *e, const byte_ring_record *record)
+{
+    /* In a stream one record is as long as the other. Processors follow by themselves what is longer than the most, and
+       what is not published yet must stay with the producer. */
+    enum { LINE = 64, MOST = 32 * LINE };
+    uint64_t size = byte_ring_size(record->length), begin = e->position + 2 * size;
+    uint64_t known = e->seen - begin;
+    if (size < 2 * LINE || known > e->capacity)
+        return;
+    uint64_t end = begin + (size < MOST ? size : MOST);
+    if (end - begin > known)
+        end = e->seen;
+    for (; begin < end; begin += LINE)
+        prefetch(e->bytes + (begin & (e->capacity - 1)));
 }
 
 static inline void byte_ring_skip(byte_ring_end *e, const byte_ring_record *record)

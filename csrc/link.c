@@ -822,6 +822,7 @@ static int advance(far_link *l, link_message *m)
         case LINK_WHOLE:
             if (l->partial)
                 return LINK_CORRUPT;
+            byte_ring_prefetch(&l->in, &m->record);
             m->payload = payload;
             m->length = m->record.length;
             m->tag = m->record.tag;

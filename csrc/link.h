@@ -31,9 +31,9 @@
 #include "lock.h"
 #include "ring.h"
 
-/* Bytes of one direction's ring. Large enough that a stream does not stop and go; pages that no message touched cost
-   nothing. */
-#define LINK_RING_BYTES ((size_t)128 * 1024)
+/* Bytes of one direction's ring. Large enough that a stream does not stop and go: it takes a batch of 256 messages of
+   1 KiB, and as much again while that is being taken. Pages that no message touched cost nothing. */
+#define LINK_RING_BYTES ((size_t)512 * 1024)
 #define LINK_HEADER_BYTES ((size_t)4096)
 #define LINK_MAGIC UINT64_C(0x6d63686c696e6b31)
 /* Segments that a direction keeps for reuse, of LINK_KEPT bytes in all. Instead of the number of one, a message may

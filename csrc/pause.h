@@ -14,6 +14,16 @@ static inline void pause_processor(void)
 #endif
 }
 
+/* It will be read soon. */
+static inline void prefetch(const void *address)
+{
+#if defined(__GNUC__)
+    __builtin_prefetch(address);
+#else
+    (void)address;
+#endif
+}
+
 /* Call it once per failed look; `*spins` starts at 0. */
 static inline void pause_backoff(unsigned *spins)
 {

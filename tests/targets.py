@@ -161,8 +161,9 @@ def memory_maps():
     return found
 
 
-# What each link has mapped, as long as somebody has a port of it: csrc/link.h.
-LINK_BYTES = 4096 + 2 * 128 * 1024
+# Of each direction's ring, and what each link has mapped as long as somebody has a port of it: csrc/link.h.
+RING_BYTES = 512 * 1024
+LINK_BYTES = 4096 + 2 * RING_BYTES
 
 
 def mapped_bytes():

@@ -327,9 +327,10 @@ def test_a_death_drains_and_then_closes(doomed_puppet):
 
 def test_an_exit_sends_what_waits(doomed_puppet):
     port = doomed_puppet.far_end("a")
-    doomed_puppet.post_range("a", 0, 30_000)
+    # Of 16 bytes each: more than a ring has room for.
+    doomed_puppet.post_range("a", 0, 100_000)
     doomed_puppet.order("exit")
-    assert list(port) == list(range(30_000))
+    assert list(port) == list(range(100_000))
 
 
 # ---- listeners ----

@@ -18,6 +18,7 @@ import pytest
 
 from messagechannel import ChannelClosedError, DataCloneError, MessageChannel, _far
 from messagechannel._wire import Descriptor
+from targets import RING_BYTES
 from victims import FACTOR, PATIENCE, Footprint, apart, far_channel
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd and /proc")
@@ -26,7 +27,6 @@ ROUNDS = 400 * FACTOR
 
 # Where things are: csrc/link.h and csrc/byte_ring.h.
 HEADER = 4096
-RING = 128 * 1024
 RINGS = 64  # of the first ring's words, in the header
 TAIL, PUBLISHED, HEAD, TAKEN, PEAK = 0, 8, 64, 72, 80
 RING_WORDS = 128
@@ -60,7 +60,7 @@ class Hand:
     def write(self, payload, kind=WHOLE, tag=BYTES, count=0, length=None):
         """Write one record, whatever it says, and publish it."""
         tail = self.word(0, TAIL) & ~7
-        offset = HEADER + tail % RING
+        offset = HEADER + tail % RING_BYTES
         header = struct.pack("<IBBH", (len(payload) if length is None else length) % 2**32, kind, tag, count)
         self.memory[offset : offset + 8 + len(payload)] = header + payload
         self.word(0, PUBLISHED, self.word(0, PUBLISHED) + 1)
@@ -91,7 +91,7 @@ def test_the_tests_know_where_things_are(hand):
     hand.write(b"def", kind=LAST, tag=ASCII)
     assert [hand.port.receive(PATIENCE) for _ in range(3)] == [b"hello", 7, "abcdef"]
     hand.port.post_message(b"there")
-    assert hand.memory[HEADER + RING + 8 :][:5] == b"there"
+    assert hand.memory[HEADER + RING_BYTES + 8 :][:5] == b"there"
     assert (hand.word(1, PUBLISHED), hand.word(0, TAKEN)) == (1, 3)
 
 
@@ -278,8 +278,8 @@ def shrunk(descriptor):
 
 BAD_DESCRIPTORS = {
     "a pipe for the memory": lambda d: replaced(d, 1, pipe_end()),
-    "other memory": lambda d: replaced(d, 1, memory_of(HEADER + 2 * RING)),
-    "memory that may shrink": lambda d: replaced(d, 1, memory_of(HEADER + 2 * RING, seals=False)),
+    "other memory": lambda d: replaced(d, 1, memory_of(HEADER + 2 * RING_BYTES)),
+    "memory that may shrink": lambda d: replaced(d, 1, memory_of(HEADER + 2 * RING_BYTES, seals=False)),
     "memory that is too small": lambda d: replaced(d, 1, shrunk(d[1])),
     "a file for the socket": lambda d: replaced(d, 0, os.open("/dev/null", os.O_RDWR)),
     "a datagram socket": lambda d: replaced(d, 0, bare_socket(socket.AF_UNIX, socket.SOCK_DGRAM)),
@@ -398,7 +398,9 @@ def misbehave(dice, hand):
         hand.write(b"x" * dice.randrange(40), length=dice.choice([0, 1, 7, 9, 1000, 65_528, 65_529, 2**31, 2**32 - 1]))
     elif what == 5:
         which = dice.choice([TAIL, PUBLISHED, HEAD, TAKEN, PEAK])
-        value = dice.choice([0, 8, 4, 1, 2, 3, -8, RING, RING + 8, 2**63, hand.word(0, TAIL) + 8, dice.getrandbits(64)])
+        value = dice.choice(
+            [0, 8, 4, 1, 2, 3, -8, RING_BYTES, RING_BYTES + 8, 2**63, hand.word(0, TAIL) + 8, dice.getrandbits(64)]
+        )
         hand.word(dice.randrange(2), which, value)
     elif what == 6:
         hand.ring(dice.choice([b"b", b"d", b"?", b"bbbbbbbbbb", b"dddd"]))

@@ -16,7 +16,7 @@ import time
 import pytest
 
 from messagechannel import ChannelClosedError, MessageChannel, SharedBuffer, _far
-from victims import PATIENCE, apart, far_channel, until
+from victims import FILLER, PATIENCE, apart, far_channel, fill_the_ring, post_what_a_ring_takes, until
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are what Linux makes of them"),
@@ -68,13 +68,6 @@ def little_memory(left=5 << 20):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-
-
-def fill_the_ring(port):
-    """Have what follows wait in the backlog; return how many messages to take first."""
-    for _ in range(4):
-        port.post_message("x" * 50_000)
-    return 4
 
 
 def take(port, count):
@@ -215,8 +208,7 @@ def test_shared_memory_and_a_large_pickle_in_a_message_that_waits():
 def depart_without_descriptors():
     there, here = MessageChannel()
     state = _far.depart(there)
-    for _ in range(3):
-        here.post_message("x" * 40_000)
+    filled = post_what_a_ring_takes(here)
     here.post_message(["begun" * 20_000], transfer=[socket.socket() for _ in range(12)])
     carrier, other = far_channel()
     taken = []
@@ -230,7 +222,7 @@ def depart_without_descriptors():
     carrier.post_message("take it", transfer=[here])
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     there = _far.arrive(*state)
-    assert take(there, 3) == ["x" * 40_000] * 3
+    assert take(there, filled) == [FILLER] * filled
     assert len(other.receive_event(PATIENCE).ports) == 1
     assert take(there, 1) == [["begun" * 20_000]]
 
@@ -295,8 +287,7 @@ def test_nobody_spins_for_a_dead_peer_that_was_owed_descriptors():
 def fork_with_a_port_on_its_way():
     here, there = MessageChannel()
     state, descriptors = _far.depart(there)
-    for _ in range(3):
-        here.post_message("x" * 40_000)
+    filled = post_what_a_ring_takes(here)
     peer, port = MessageChannel()
     here.post_message(["y" * 100_000], transfer=[port])
     child = os.fork()
@@ -305,7 +296,7 @@ def fork_with_a_port_on_its_way():
         os._exit(0)
     try:
         there = _far.arrive(state, descriptors)
-        take(there, 3)
+        take(there, filled)
         (moved,) = there.receive_event(PATIENCE).ports
         # The process that has it dies.
         _far.depart(moved)

@@ -25,6 +25,7 @@ from victims import (
     PATIENCE,
     assert_prompt,
     far_channel,
+    fill_the_ring,
     fork,
     same_footprint,
     seconds_to_close,
@@ -286,7 +287,7 @@ def kill_while_ports_are_on_their_way(behind_a_backlog):
         assert here.receive(PATIENCE) == "ready"
         if behind_a_backlog:
             # What comes behind this stays in this process.
-            here.post_message(bytes(1_000_000))
+            fill_the_ring(here)
         for number in range(20):
             # Every other one leads from process to process already.
             mine, yours = far_channel() if number % 2 else MessageChannel()

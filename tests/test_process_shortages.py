@@ -16,7 +16,7 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 
 from messagechannel import ChannelClosedError, MessageChannel, SharedBuffer, Worker, _far
-from victims import PATIENCE, Footprint, apart, far_channel, seconds_to_close, until, victim
+from victims import FILLER, PATIENCE, Footprint, apart, far_channel, fill_the_ring, seconds_to_close, until, victim
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and limits as Linux has them")
 
@@ -247,7 +247,7 @@ class FarPort:
         self.there, self.back = Port(number), [Port(number), Port(number)]
         post(self.there, self.ours)
         self.ours = _far.arrive(*_far.depart(self.ours))
-        fill(theirs)
+        self.filled = fill_the_ring(theirs)
         for one in self.back:
             post(one, theirs)
         self.transfer = [theirs]
@@ -255,7 +255,7 @@ class FarPort:
     def assert_came(self, event):
         (port,) = event.ports
         self.there.assert_came(port.receive_event(PATIENCE))
-        drain(self.ours)
+        drain(self.ours, self.filled)
         for one in self.back:
             one.assert_came(self.ours.receive_event(PATIENCE))
 
@@ -264,14 +264,8 @@ def post(message, port):
     port.post_message(message.data, message.transfer)
 
 
-def fill(port):
-    """Have what follows wait in the backlog."""
-    for _ in range(4):
-        port.post_message("x" * 40_000)
-
-
-def drain(port):
-    assert [port.receive(PATIENCE) for _ in range(4)] == ["x" * 40_000] * 4
+def drain(port, filled):
+    assert [port.receive(PATIENCE) for _ in range(filled)] == [FILLER] * filled
 
 
 class Waiting:
@@ -283,8 +277,8 @@ class Waiting:
         post(self.to_there[0], self.kept)
         if far:
             self.kept = _far.arrive(*_far.depart(self.kept))
-        fill(self.kept)
-        fill(self.leaves)
+        self.filled = fill_the_ring(self.kept)
+        fill_the_ring(self.leaves)
         for number in range(2, 5):
             self.to_there.append(kind(number))
             post(self.to_there[-1], self.kept)
@@ -294,8 +288,8 @@ class Waiting:
     def assert_all_there(self, port):
         """Check that everything comes, once and in order, at the port that is kept and at the other one."""
         self.to_there[0].assert_came(port.receive_event(PATIENCE))
-        drain(port)
-        drain(self.kept)
+        drain(port, self.filled)
+        drain(self.kept, self.filled)
         for message in self.to_there[1:]:
             message.assert_came(port.receive_event(PATIENCE))
         for message in self.to_here:
@@ -382,8 +376,7 @@ def take_back(how):
     here, there = far_channel(capacity=10)
     mine, yours = MessageChannel()
     here.post_message("before")
-    for _ in range(4):
-        there.post_message("x" * 40_000)
+    filled = fill_the_ring(there)
     got, reservations = [], []
 
     def take():
@@ -421,7 +414,7 @@ def take_back(how):
         got += [there.receive(PATIENCE) for _ in range(3)]
     until(lambda: len(got) == 3, "all came")
     assert got == ["before", "came meanwhile", "after"]
-    drain(here)
+    drain(here, filled)
     event = here.receive_event(PATIENCE)
     assert event.data == "posted meanwhile"
     event.ports[0].post_message("hello")
@@ -611,14 +604,13 @@ def timers():
 
 def send_while_a_port_waits_for_descriptors():
     here, there = far_channel()
-    for _ in range(4):
-        here.post_message("x" * 40_000)
+    filled = fill_the_ring(here)
     mine, yours = MessageChannel()
     here.post_message("with a port", [yours])
     before = timers()
     with descriptors_left(0):
         # Now there is room, but the port can't depart.
-        for _ in range(4):
+        for _ in range(filled):
             there.receive(PATIENCE)
         for number in range(64 * 100):
             here.post_message(number)

@@ -14,6 +14,7 @@ from multiprocessing import forkserver
 import pytest
 
 from messagechannel import ChannelClosedError, MessageChannel, _far
+from targets import RING_BYTES
 
 FACTOR = int(os.environ.get("MESSAGECHANNEL_STRESS_FACTOR", "1"))
 # What a single step may take on a machine that is busy, before it counts as a hang.
@@ -21,6 +22,9 @@ PATIENCE = 30.0
 # What is promised of the news of a death, in seconds, for the quicker ones of several, which others did not keep from
 # the processor; what each gets on a busy machine.
 PROMISED, GRANTED = 0.1, 3.0
+
+# Less than what goes into memory of its own.
+FILLER = "x" * 120_000
 
 # The cheapest way to a process of one's own. The other start methods are in test_process_exits.
 fork = multiprocessing.get_context("fork")
@@ -96,6 +100,21 @@ def far_channel(capacity=None):
     """Return two ports of this process that talk over a link, as if each were alone in a process."""
     here, there = MessageChannel(capacity=capacity)
     return here, _far.arrive(*_far.depart(there))
+
+
+def post_what_a_ring_takes(port):
+    """Post so many messages that the ring has room for the beginning of another one at most; return how many."""
+    taken = RING_BYTES // (len(FILLER) + 8)
+    for _ in range(taken):
+        port.post_message(FILLER)
+    return taken
+
+
+def fill_the_ring(port):
+    """Have what follows wait in the backlog; return how many messages to take first."""
+    filled = post_what_a_ring_takes(port)
+    port.post_message(FILLER)
+    return filled + 1
 
 
 def until(condition, what, seconds=PATIENCE):
