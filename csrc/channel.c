@@ -46,9 +46,10 @@ bool channel_decref(channel *c)
     return true;
 }
 
-void channel_connect(channel *c, transport *t)
+bool channel_connect(channel *c, transport *t)
 {
-    atomic_store_explicit(&c->transport, t, memory_order_release);
+    transport *none = NULL;
+    return atomic_compare_exchange_strong_explicit(&c->transport, &none, t, memory_order_release, memory_order_relaxed);
 }
 
 /* ---- waiters; the lock is held ---- */

@@ -100,8 +100,9 @@ void channel_incref(channel *c);
 /* Frees the channel with its last reference, and with it its reference to the transport; both queues must be drained by
    then. True when it did. */
 bool channel_decref(channel *c);
-/* From here on one side of the channel is far. The reference to the transport becomes the channel's. */
-void channel_connect(channel *c, transport *t);
+/* From here on one side of the channel is far. True for the one call that did it, whose reference to the transport becomes
+   the channel's. */
+bool channel_connect(channel *c, transport *t);
 /* Ends both directions.  True for the one call that did it.  Wakes every thread; *tasks gets the tasks to be
    told, linked by `next` and ended by NULL. */
 bool channel_close(channel *c, int side, waiter **tasks);

@@ -385,6 +385,43 @@ def test_a_port_that_departs_meanwhile_loses_and_doubles_nothing(kind, capacity)
                 assert [other.receive(GUARD) for i in range(capacity)] == [*range(capacity)]
 
 
+@pytest.fixture
+def loop_elsewhere():
+    """An event loop that runs in another thread."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield loop
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(GUARD)
+    loop.close()
+
+
+@pytest.mark.parametrize("waiting", [0, 3])
+def test_both_ends_depart_at_once_and_lead_to_each_other_still(loop_elsewhere, waiting):
+    """To wake tasks that wait lets other threads run, in the middle of a departure."""
+
+    async def wait_at(port):
+        with suppress(ChannelClosedError):
+            await port.areceive()
+
+    async def begin_to_wait(port):
+        return [asyncio.ensure_future(wait_at(port)) for _ in range(waiting)]
+
+    def prepare():
+        a, b = MessageChannel()
+        asyncio.run_coroutine_threadsafe(begin_to_wait(a), loop_elsewhere).result(GUARD)
+        return a, b
+
+    departed = race(prepare, lambda a, b: _far.depart(a), lambda a, b: _far.depart(b), tries=max(60, TRIES // 20))
+    for _, *states in departed:
+        a, b = (_far.arrive(*state) for state in states)
+        a.post_message("to b")
+        b.post_message("to a")
+        assert (b.receive(GUARD), a.receive(GUARD)) == ("to b", "to a")
+        a.close()
+
+
 async def guarded(awaitable):
     return await asyncio.wait_for(awaitable, GUARD)
 

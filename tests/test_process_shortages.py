@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from multiprocessing import resource_sharer
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
@@ -363,6 +364,7 @@ def depart_with_ever_more_descriptors(kind, far, way, number):
     # There was something to try.
     assert left >= 4 * number
     before.assert_same()
+    assert not resource_sharer._resource_sharer._cache
 
 
 @pytest.mark.parametrize(("way", "number"), [(ByMessage, 1), (ByMessage, 2), (ByPickle, 1), (ByPickle, 2)])

@@ -569,6 +569,19 @@ def test_a_port_to_a_manager_and_on():
         here.close()
 
 
+def test_a_port_in_a_list_that_contains_itself_passes_through_a_pipe():
+    mine, yours = MessageChannel()
+    cyclic = [yours]
+    cyclic += [cyclic, {"again": cyclic}]
+    sending, receiving = multiprocessing.Pipe()
+    sending.send(cyclic)
+    came = receiving.recv()
+    assert came[1] is came
+    assert came[2]["again"] is came
+    came[0].post_message("hello")
+    assert mine.receive(PATIENCE) == "hello"
+
+
 def test_a_port_that_nobody_unpickles_closes_its_channel():
     receiver, sender = multiprocessing.Pipe(duplex=False)
     here, there = MessageChannel()

@@ -88,7 +88,8 @@
 /* none RELAXED                      channel_incref: fetch_add references */
 /* none ACQ_REL                      channel_decref: fetch_sub references */
 /* none RELAXED                      channel_decref: load transport */
-/* none RELEASE                      channel_connect: store transport */
+/* none RELEASE                      channel_connect: compare_exchange transport */
+/* none RELAXED                      channel_connect: compare_exchange transport */
 #define OFFER_CREDITS SEQ_CST     /* offer_room: load credits */
 /* none ACQ_REL                      channel_close: compare_exchange closed_by */
 /* none ACQUIRE                      channel_close: compare_exchange closed_by */

@@ -182,7 +182,7 @@ cdef extern from "channel.h" nogil:
     channel *channel_new(size_t capacity, bint by_reference) noexcept
     void channel_incref(channel *c) noexcept
     bint channel_decref(channel *c) noexcept
-    void channel_connect(channel *c, transport *t) noexcept
+    c_bool channel_connect(channel *c, transport *t) noexcept
     bint channel_close(channel *c, int side, waiter **tasks) noexcept
     void waiter_init(waiter *w, parker *p, void *task) noexcept
     void waiter_join(waiter *w, endpoint *e, waiter **list) noexcept

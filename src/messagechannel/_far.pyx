@@ -14,7 +14,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -104,7 +104,10 @@ cdef class Far(Link):
 
     @staticmethod
     cdef Far connect(channel *c, uint32_t side, far_link *link):
-        """Make a link the transport of a channel. The reference to the link is taken over."""
+        """Make a link the transport of a channel. The reference to the link is taken over.
+
+        None, and it is not, if another thread has made another link that.
+        """
         cdef Far self = Far.__new__(Far)
         self._link = link
         self._channel = c
@@ -117,8 +120,13 @@ cdef class Far(Link):
         Py_INCREF(self)
         # Whoever slept there is gone; nobody else is to be the pump.
         ring_disarm(self._backlog)
-        channel_connect(c, &link.transport)
-        return self
+        if channel_connect(c, &link.transport):
+            return self
+        link.transport.owner = NULL
+        Py_DECREF(self)
+        link_decref(link)
+        self._link = NULL
+        return None
 
     cdef int begin(self) except -1:
         """Send what waits, and listen for what comes."""
@@ -453,6 +461,8 @@ cdef class Far(Link):
     cdef int go_on(self) except -1:
         """Take it back that this was halted."""
         link_yield_in(self._link)
+        # Who took something meanwhile was kept from telling of it.
+        self.taken_before(ring_popped(&self.near().inbox))
         self._halted = False
         self._leave_the_pump()
         # What has come meanwhile was told to nobody.
@@ -665,47 +675,61 @@ cdef class Departure:
         cdef uint32_t side
         cdef channel *c
         cdef channel *former
-        cdef Far far = None
-        cdef Spare spare
+        cdef Far far
         cdef link_figures to_here, to_there
         self.provide(<size_t>links_for(port))
         c = let_go(port, &side)
         # Whatever other threads were about to post or take by this port, they have done.
         synchronize_threads()
         try:
-            if c.transport != NULL:
-                far = <Far>c.transport.owner
-                if self._halt(far, port):
-                    leave_behind(port)
-                    try:
-                        return far.leave(self.depart)
-                    except BaseException:
-                        # It is nobody's any more, of which the other side learns so.
-                        far.close()
-                        raise
-            leave_behind(port)
-            if far is None:
+            if c.transport == NULL:
+                # First: who is woken may be what has the other end depart.
+                leave_behind(port)
                 to_here = figures_of(&c.side[side ^ 1].inbox, True)
                 to_there = figures_of(&c.side[side].inbox, False)
-            else:
-                former = c
-                c = far.left_over(&to_here, &to_there)
-                release_channel(former)
-            spare = self._spares.pop()
-            link_set_figures(spare.link, &to_here, &to_there)
-            far = Far.connect(c, side ^ 1, spare.link)
-            # The far's.
-            spare.link = NULL
-            if c.closed_by != CHANNEL_OPEN:
-                # Closed in this moment: what was posted before arrives.
-                far._closing = True
-            # Who pushed or took something in the belief that there is no link has finished: only now does anybody sleep
-            # on the backlog who would have to be the pump.
-            synchronize_threads()
-            far.begin()
-            return written_state(1, c.side[side].inbox.capacity, [], None, [], 0, None), spare.ends
+                departed = self._by_a_new_link(c, side, &to_here, &to_there)
+                if departed is not None:
+                    return departed
+            far = <Far>c.transport.owner
+            halted = self._halt(far, port)
+            leave_behind(port)
+            if halted:
+                try:
+                    return far.leave(self.depart)
+                except BaseException:
+                    # It is nobody's any more, of which the other side learns so.
+                    link_end(far._link, NULL)
+                    far.close()
+                    raise
+            former = c
+            c = far.left_over(&to_here, &to_there)
+            release_channel(former)
+            return self._by_a_new_link(c, side, &to_here, &to_there)
         finally:
             release_channel(c)
+
+    cdef tuple _by_a_new_link(self, channel *c, uint32_t side, link_figures *to_here, link_figures *to_there):
+        """Have a side of a channel that is here lead to elsewhere; return the state and the Descriptors of that end.
+
+        None: another thread has just had the other side do so.
+        """
+        cdef Spare spare = self._spares[-1]
+        cdef Far far
+        link_set_figures(spare.link, to_here, to_there)
+        far = Far.connect(c, side ^ 1, spare.link)
+        if far is None:
+            return None
+        # The far's.
+        spare.link = NULL
+        self._spares.pop()
+        if c.closed_by != CHANNEL_OPEN:
+            # Closed in this moment: what was posted before arrives.
+            far._closing = True
+        # Who pushed or took something in the belief that there is no link has finished: only now does anybody sleep on
+        # the backlog who would have to be the pump.
+        synchronize_threads()
+        far.begin()
+        return written_state(1, c.side[side].inbox.capacity, [], None, [], 0, None), spare.ends
 
     cdef bint _halt(self, Far far, port) except -1:
         """Halt the link of a port that was let go of, and have all links that this takes; False when it has ended.

@@ -711,7 +711,7 @@ cdef class Link(Transport):
             return None
         try:
             tag, parts, descriptors = write_down(data, self, _depart)
-        except (DataCloneError, OSError) as error:
+        except (DataCloneError, OSError, RecursionError) as error:
             if is_shortage(error):
                 raise
             return dispatch_of(TAG_ERROR, [excuse(error)], [])

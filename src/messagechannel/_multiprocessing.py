@@ -42,8 +42,12 @@ def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
     # What is pickled after this one, and then the start of the process, find room, or nothing departs.
     following = _ports_in(sys._getframe(1).f_locals.get("obj"))
     following.pop(id(port), None)
-    room = reserve_for(following.values(), 0 if spawning is None else _STARTING)
-    state, descriptors = depart(port)
+    try:
+        room = reserve_for(following.values(), 0 if spawning is None else _STARTING)
+        state, descriptors = depart(port)
+    except BaseException:
+        _lend_no_more(number)
+        raise
     del room
     if spawning is None:
         lent += descriptors
@@ -63,6 +67,14 @@ def _lend(descriptors: list[Descriptor]) -> object:
 
     sharer: Any = resource_sharer
     return sharer._resource_sharer.register(send, descriptors.clear)
+
+
+def _lend_no_more(number: Any) -> None:
+    from multiprocessing import resource_sharer
+
+    if number is not None:
+        sharer: Any = resource_sharer
+        sharer._resource_sharer._cache.pop(number[1], None)
 
 
 def _fetch(state: bytes, number: object, count: int) -> MessagePort[Any]:
@@ -95,17 +107,6 @@ def _keep_until_started(spawning: ref[Any], descriptors: list[Descriptor], patie
 _departed: dict[int, tuple[BaseProcess, dict[int, tuple[bytes, list[Descriptor]]]]] = {}
 
 
-def _find_ports(value: object, found: dict[int, MessagePort[Any]]) -> None:
-    if type(value) is MessagePort:
-        found[id(value)] = value
-    elif type(value) in (tuple, list):
-        for item in value:  # type: ignore[attr-defined]
-            _find_ports(item, found)
-    elif type(value) is dict:
-        for item in value.values():
-            _find_ports(item, found)
-
-
 def _ports_in(value: object) -> dict[int, MessagePort[Any]]:
     """Return the open ports in what is given to another process, or is that process."""
     from multiprocessing.process import BaseProcess
@@ -113,8 +114,17 @@ def _ports_in(value: object) -> dict[int, MessagePort[Any]]:
     if isinstance(value, BaseProcess):
         value = getattr(value, "_args", ()), getattr(value, "_kwargs", {})
     found: dict[int, MessagePort[Any]] = {}
-    _find_ports(value, found)
-    return {key: port for key, port in found.items() if not port.closed}
+    seen: set[int] = set()
+    left: list[Any] = [value]
+    while left:
+        one = left.pop()
+        if type(one) is MessagePort:
+            if not one.closed:
+                found[id(one)] = one
+        elif type(one) in (tuple, list, dict) and id(one) not in seen:
+            seen.add(id(one))
+            left += one.values() if type(one) is dict else one
+    return found
 
 
 def _replaced(value: Any, ports: dict[int, MessagePort[Any]]) -> Any:

@@ -22,7 +22,7 @@ static inline void synchronize_threads(void)
 {
 #ifdef Py_GIL_DISABLED
     /* To visit objects CPython stops the world, which it does where each thread is between two instructions of Python, or
-       asleep; tests/test_travel.py has the races that this decides. */
+       asleep; tests/test_free_threading.py has the races that this decides. */
     PyUnstable_GC_VisitObjects(visit_no_more, NULL);
 #endif
 }
