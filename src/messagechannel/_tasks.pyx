@@ -74,7 +74,10 @@ cdef class TaskQueue:
         if outcome < 0:
             Py_DECREF(task)
             raise MemoryError
-        if outcome & RING_WAKE or shared_claim(&self._refused, True, False):
+        if self.context is None:
+            # The garbage collector has found both the context and this, and whose task it is may not know yet.
+            self.forget()
+        elif outcome & RING_WAKE or shared_claim(&self._refused, True, False):
             self._schedule()
         elif self.context.is_closed():
             self.forget()
