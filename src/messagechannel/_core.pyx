@@ -557,7 +557,11 @@ cdef class MessagePort(EventTarget):
         return not self.attached() or self._channel.closed_by != CHANNEL_OPEN
 
     def __len__(self):
-        return endpoint_length(self.inbox()) if self.attached() else 0
+        if not self.attached():
+            return 0
+        if self._channel.transport != NULL:
+            self.transport().wait_for_rest()
+        return endpoint_length(self.inbox())
 
     def __bool__(self):
         return True
@@ -1038,8 +1042,9 @@ cdef class MessagePort(EventTarget):
         cdef c_bool attention
         if item != NULL:
             transport.taken_before(ring_popped(&self.inbox().inbox))
-        elif transport.take_many(<void **>&item, 1) == 0 and transport.settle():
-            # What was left has come into the inbox.
+        elif transport.take_many(<void **>&item, 1) == 0:
+            # If the link has ended, what was left has come into the inbox, by this thread or by another.
+            transport.settle()
             item = <PyObject *>endpoint_take(self.inbox(), &attention)
             if attention:
                 self.attend()

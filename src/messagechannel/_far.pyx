@@ -53,6 +53,10 @@ cdef extern from "module_state.h":
     pass
 
 
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+
 cdef extern from "synchronize.h":
     void synchronize_threads() noexcept
 
@@ -60,6 +64,8 @@ cdef extern from "synchronize.h":
 cdef enum:
     # Messages that are brought into the inbox at once when a link ends.
     CHUNK = 64
+    # How long others wait for that at most.
+    RESPITE_NANOSECONDS = 50000000
 
 # How long a segment is kept for the next large buffer, in seconds.
 SEGMENT_SECONDS = 2.0
@@ -346,8 +352,7 @@ cdef class Far(Link):
         cdef int outcome
         cdef ring *inbox = &self.near().inbox
         if not link_reserve_in(self._link):
-            with nogil:
-                pass
+            self.wait_for_rest()
             return False
         link_taken_before(self._link, ring_pushed(inbox))
         try:
@@ -364,6 +369,14 @@ cdef class Far(Link):
             link_yield_in(self._link)
             raise
         return True
+
+    cdef void wait_for_rest(self) noexcept:
+        # Not for ever: it may be this thread, with the garbage collector in between.
+        cdef int64_t end = parker_now() + RESPITE_NANOSECONDS
+        while link_is_reserved(self._link) and not link_ended(self._link) and self._channel.closed_by == CHANNEL_OPEN \
+                and parker_now() < end:
+            with nogil:
+                sched_yield()
 
     cdef bint settle(self) except -1:
         cdef channel *c = self._channel

@@ -63,6 +63,7 @@ cdef class Transport:
     cdef bint is_other_end(self, Transport other) noexcept
     cdef size_t take_many(self, void **items, size_t limit) except? 0
     cdef bint settle(self) except -1
+    cdef void wait_for_rest(self) noexcept
     cdef int look_later(self) except -1
     cdef void taken_before(self, size_t popped) noexcept
     cdef size_t collect(self) noexcept

@@ -120,6 +120,9 @@ cdef class Transport:
         """If the far side has closed or is dead, bring what is left into the inbox and close the channel; True then."""
         return False
 
+    cdef void wait_for_rest(self) noexcept:
+        """While another thread brings what is left into the inbox, wait, lest it seem that there is nothing."""
+
     cdef int look_later(self) except -1:
         """Look again in a moment at what could not be taken."""
         return 0
