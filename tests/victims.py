@@ -117,6 +117,13 @@ def fill_the_ring(port):
     return filled + 1
 
 
+def assert_idle():
+    """Check that no thread of this process spins."""
+    before = time.process_time()
+    time.sleep(0.5)
+    assert time.process_time() - before < 0.1
+
+
 def until(condition, what, seconds=PATIENCE):
     """Wait for a condition."""
     end = time.monotonic() + seconds

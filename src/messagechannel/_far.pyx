@@ -549,7 +549,9 @@ cdef class Far(Link):
                 link.incoming[i].descriptor = -1
         came = link.descriptor_count
         for i in range(came):
+            # One owner at any time, whatever fails.
             descriptors.append(Descriptor(link.descriptors[i]))
+            link.descriptors[i] = -1
         link.descriptor_count = 0
         partial = None
         if link.partial != NULL:
@@ -819,9 +821,8 @@ def arrive(bytes state, list descriptors):
         link = link_attach(descriptors[0].fd, descriptors[1].fd, number)
         if link == NULL:
             raise OSError(errno, f"a port that came can't be attached: {os.strerror(errno)}")
-        for descriptor in descriptors[:2]:
-            descriptor.detach()
-        del descriptors[:2]
+        descriptors.pop(0).detach()
+        descriptors.pop(0).detach()
         try:
             backlog = []
             for place, tag, payload, count in letters:

@@ -37,16 +37,17 @@ def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
 
     spawning = context.get_spawning_popen()
     lent: list[Descriptor] = []
-    # Nothing that may be missing is needed once a port has departed: no duplicates either.
-    number = _lend(lent) if spawning is None else None
-    # What is pickled after this one, and then the start of the process, find room, or nothing departs.
     following = _ports_in(sys._getframe(1).f_locals.get("obj"))
     following.pop(id(port), None)
+    # Nothing that may be missing is needed once a port has departed: no duplicates either.
+    number = _lend(lent) if spawning is None else None
     try:
+        # What is pickled after this one, and then the start of the process, find room, or nothing departs.
         room = reserve_for(following.values(), 0 if spawning is None else _STARTING)
         state, descriptors = depart(port)
     except BaseException:
-        _lend_no_more(number)
+        if number is not None:
+            _sharer()._cache.pop(number[1], None)
         raise
     del room
     if spawning is None:
@@ -57,33 +58,31 @@ def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
     return arrive, (state, descriptors)
 
 
-def _lend(descriptors: list[Descriptor]) -> object:
-    """Have another process fetch what is in the list by then; return the number that it asks for."""
-    from multiprocessing import reduction, resource_sharer
+def _sharer() -> Any:
+    """Return what fetches of multiprocessing's descriptors are served by."""
+    from multiprocessing import resource_sharer
+
+    sharer: Any = resource_sharer
+    return sharer._resource_sharer
+
+
+def _lend(descriptors: list[Descriptor]) -> Any:
+    """Have another process fetch what is in the list by then; return what it asks by: an address and a number."""
+    from multiprocessing import reduction
 
     def send(connection: Any, pid: int) -> None:
         for descriptor in descriptors:
             reduction.send_handle(connection, descriptor.fd, pid)
 
-    sharer: Any = resource_sharer
-    return sharer._resource_sharer.register(send, descriptors.clear)
-
-
-def _lend_no_more(number: Any) -> None:
-    from multiprocessing import resource_sharer
-
-    if number is not None:
-        sharer: Any = resource_sharer
-        sharer._resource_sharer._cache.pop(number[1], None)
+    return _sharer().register(send, descriptors.clear)
 
 
 def _fetch(state: bytes, number: object, count: int) -> MessagePort[Any]:
-    from multiprocessing import reduction, resource_sharer
+    from multiprocessing import reduction
 
     from messagechannel._far import arrive
 
-    sharer: Any = resource_sharer
-    with sharer._resource_sharer.get_connection(number) as connection:
+    with _sharer().get_connection(number) as connection:
         descriptors = [Descriptor(reduction.recv_handle(connection)) for _ in range(count)]
     for descriptor in descriptors:
         os.set_inheritable(descriptor.fd, False)
