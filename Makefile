@@ -26,8 +26,8 @@ C_CONFIGURE := $(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 # Multiplies the work of `make stress`: 4 takes about ten minutes.
 STRESS ?= 4
 
-.PHONY: demo test ctest pytest pytest-arrays lint sanitize sanitize-extension fuzz stress model model-mutations \
-	bench matrix dist-check clean
+.PHONY: demo test ctest pytest pytest-arrays lint sanitize sanitize-thread sanitize-address sanitize-extension fuzz \
+	stress model model-mutations bench matrix dist-check environment clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMPS)/package
@@ -43,9 +43,9 @@ ctest: $(STAMPS)/build-tools
 pytest: $(STAMPS)/package $(STAMPS)/group-test
 	$(BIN)/python -m pytest
 
-# Clones of numpy, pandas and pyarrow objects, which are large to install.
-pytest-arrays: $(STAMPS)/package $(STAMPS)/group-test $(STAMPS)/group-arrays
-	$(BIN)/python -m pytest tests/test_clone_arrays.py
+# Clones of numpy, pandas and pyarrow objects, which are large to install, and not where all other tests would find them.
+pytest-arrays: $(STAMPS)/package $(STAMPS)/group-test $(STAMPS)/arrays
+	PYTHONPATH=$(VENV)/arrays $(BIN)/python -m pytest tests/test_clone_arrays.py
 
 lint: $(STAMPS)/package $(STAMPS)/group-test $(STAMPS)/group-lint
 	$(BIN)/ruff check .
@@ -54,13 +54,15 @@ lint: $(STAMPS)/package $(STAMPS)/group-test $(STAMPS)/group-lint
 	$(BIN)/mypy examples tests/typing src/messagechannel
 	$(BIN)/stubtest messagechannel --allowlist tests/typing/stubtest-allowlist.txt
 
-# The C core's tests under ThreadSanitizer, then under AddressSanitizer and UndefinedBehaviorSanitizer.
-sanitize: $(STAMPS)/build-tools
-	for sanitizers in thread address,undefined; do \
-	  $(C_CONFIGURE) -B $(BUILD)/sanitize-$$sanitizers -DMESSAGECHANNEL_SANITIZE=$$sanitizers \
-	  && $(BIN)/cmake --build $(BUILD)/sanitize-$$sanitizers \
-	  && $(BIN)/ctest --test-dir $(BUILD)/sanitize-$$sanitizers --output-on-failure || exit 1; \
-	done
+# The C core's tests under ThreadSanitizer, and under AddressSanitizer and UndefinedBehaviorSanitizer.
+sanitize: sanitize-thread sanitize-address
+
+sanitize-thread: SANITIZERS := thread
+sanitize-address: SANITIZERS := address,undefined
+sanitize-thread sanitize-address: $(STAMPS)/build-tools
+	$(C_CONFIGURE) -B $(BUILD)/$@ -DMESSAGECHANNEL_SANITIZE=$(SANITIZERS)
+	$(BIN)/cmake --build $(BUILD)/$@
+	$(BIN)/ctest --test-dir $(BUILD)/$@ --output-on-failure
 
 # The structured clone's tests with the extension under both. Their frames are larger than what the tests of depth expect.
 sanitize-extension: $(STAMPS)/group-test
@@ -102,13 +104,20 @@ model:
 model-mutations:
 	$(PYTHON) tools/model --mutate
 
-# The tests on every supported Python that is found.
+# The tests on every supported Python that is found, and on one of them, for tools/matrix, which finds it.
 matrix:
-	tools/matrix
+	+tools/matrix
+
+pytest-on-%:
+	$(MAKE) VENV=$(BUILD)/venv-$* PYTHON=$(PYTHON_$*) pytest
 
 # A source distribution, a wheel from it, and an editable install, each used from elsewhere.
 dist-check: $(STAMPS)/pip
 	tools/dist-check $(BIN)/python
+
+# All that tests and linters need, installed. pip can't do that twice at once in one environment, so it comes before what
+# is to be made in parallel.
+environment: $(STAMPS)/package $(STAMPS)/build-tools $(STAMPS)/group-test $(STAMPS)/group-lint $(STAMPS)/arrays
 
 clean:
 	rm -rf $(VENV) $(BUILD) dist
@@ -126,6 +135,10 @@ $(STAMPS)/package: $(STAMPS)/pip $(SOURCES)
 
 $(STAMPS)/group-%: $(STAMPS)/pip pyproject.toml
 	$(BIN)/python -m pip install --quiet --prefer-binary --group $*
+	@touch $@
+
+$(STAMPS)/arrays: $(STAMPS)/pip pyproject.toml
+	$(BIN)/python -m pip install --quiet --prefer-binary --upgrade --target $(VENV)/arrays --group arrays
 	@touch $@
 
 $(STAMPS)/build-tools: $(STAMPS)/pip pyproject.toml

@@ -1,6 +1,7 @@
 """What the tests share."""
 
 import faulthandler
+import gc
 import inspect
 import subprocess
 import sys
@@ -46,6 +47,13 @@ def uses_channels(used, seen):
         for f in found
         if (inspect.isfunction(f) or isinstance(f, type)) and f.__module__ == used.__module__
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _young_heap():
+    """Have the garbage collector, which many tests call, look at what a module's tests make alone."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -551,7 +551,7 @@ def test_a_payload_that_is_cut_off_is_malformed(rich, end):
     assert attempt(pickle.dumps(["some", "text"], 5)[: min(end, 20)], [], [], [])
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_no_change_of_the_head_is_overlooked_or_does_harm(rich, seed):
     rng = random.Random(seed)
     payload = b"".join(rich.parts())

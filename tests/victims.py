@@ -181,9 +181,8 @@ class Footprint:
     def assert_same(self):
         """Check that everything was given back. The reactor may need a moment for what it has just heard."""
         end = time.monotonic() + 5
-        while self.excess() and time.monotonic() < end:
+        while (excess := self.excess()) and time.monotonic() < end:
             time.sleep(0.01)
-        excess = self.excess()
         assert not excess, excess
 
 
