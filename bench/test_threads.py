@@ -4,6 +4,7 @@ Beside them the ring alone, in C, between two threads that never sleep: what no 
 makes its own bound methods, for one that another thread made costs an atomic operation a call without the GIL.
 """
 
+import operator
 import sys
 import threading
 import time
@@ -20,6 +21,9 @@ BATCH = 256
 FIRST = 1000
 GIL = getattr(sys, "_is_gil_enabled", lambda: True)()
 ALONE = "the ring alone, in C"
+# What the interpreter takes for each side of a stream, whatever it calls, and no queue can take less.
+CALLED = "a call that does nothing with each, one thread"
+LISTED = "a list of each batch, one thread"
 
 
 def together(messages, *runs):
@@ -108,6 +112,18 @@ def in_batches(messages):
     return together(messages, send, receive)
 
 
+def called(messages):
+    return together(messages, lambda: produce(operator.index, messages))
+
+
+def listed(messages):
+    def run():
+        for i in range(FIRST, FIRST + messages, BATCH):
+            list(range(i, i + BATCH))
+
+    return together(messages, run)
+
+
 def test_stream(compare):
     compare(
         "stream from one thread to another",
@@ -116,6 +132,7 @@ def test_stream(compare):
             "SimpleQueue": lambda: stream(200_000, 1, simple_queue),
             "queue.Queue": lambda: stream(10_000, 1, plain_queue),
             "deque, polled": lambda: stream(200_000, 1, plain_deque),
+            CALLED: lambda: called(200_000),
             ALONE: alone("bench_ring", "stream", 1_000_000),
         },
         {"SimpleQueue": 1.0 if GIL else 2.5},
@@ -128,6 +145,7 @@ def test_stream_in_batches(compare):
         {
             "send_many / receive_many": lambda: in_batches(800 * BATCH),
             "SimpleQueue, one by one": lambda: stream(200_000, 1, simple_queue),
+            LISTED: lambda: listed(800 * BATCH),
             ALONE: alone("bench_ring", "batches", 4_000 * BATCH),
         },
         {"SimpleQueue, one by one": 1.0 if GIL else 5},

@@ -56,6 +56,11 @@ def _young_heap():
     gc.freeze()
 
 
+def pytest_sessionfinish():
+    # What is imported for the summary may ask the collector who refers to what.
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def _hang_guard():
     """A test that hangs ends the run, with every thread's traceback."""

@@ -481,6 +481,36 @@ def test_a_port_that_passes_references_waits_in_a_message_that_cannot_leave(agen
 # ---- multiprocessing ----
 
 
+def nest_of_ports(depth):
+    """Return a port in which a port waits, in which a port waits, and so on; and the other end of the innermost."""
+    innermost, port = MessageChannel()
+    for level in range(depth):
+        here, outer = MessageChannel()
+        here.post_message(level, [port])
+        port = outer
+    return port, innermost
+
+
+def open_nest(port, depth):
+    """Return the port that is so deep inside."""
+    for level in reversed(range(depth)):
+        event = port.receive_event(PATIENCE)
+        assert event.data == level
+        (port,) = event.ports
+    return port
+
+
+def test_a_thousand_ports_inside_one_another_travel_together():
+    here, there = far_pair()
+    port, innermost = nest_of_ports(1_000)
+    here.post_message("nest", [port])
+    here.post_message("next")
+    port = open_nest(there.receive_event(PATIENCE).ports[0], 1_000)
+    port.post_message("from the innermost")
+    assert innermost.receive(PATIENCE) == "from the innermost"
+    assert there.receive(PATIENCE) == "next"
+
+
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_a_port_as_an_argument_of_a_process(method):
     context = multiprocessing.get_context(method)

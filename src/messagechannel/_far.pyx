@@ -66,6 +66,15 @@ cdef enum:
     CHUNK = 64
     # How long others wait for that at most.
     RESPITE_NANOSECONDS = 50000000
+    # Ports inside one another that a thread sends on its stack; deeper ones are sent in a moment, by the reactor.
+    NESTED = 20
+
+cdef extern from *:
+    """
+    /* How many links begin in this thread, each of them while a message of another is sent that its port is in. */
+    static _Thread_local int links_beginning;
+    """
+    int links_beginning
 
 # How long a segment is kept for the next large buffer, in seconds.
 SEGMENT_SECONDS = 2.0
@@ -136,6 +145,7 @@ cdef class Far(Link):
 
     cdef int begin(self) except -1:
         """Send what waits, and listen for what comes."""
+        global links_beginning
         with _reactor.lock:
             # Where the other thread that has this channel has closed it, the link may have ended already.
             if not link_ended(self._link):
@@ -148,8 +158,15 @@ cdef class Far(Link):
         # Likewise for who took something and had no link to tell of it.
         self.taken_before(ring_popped(&self.near().inbox))
         self._rouse()
-        self.pump()
-        self.look()
+        if links_beginning == NESTED:
+            self._stalled = True
+            return self._once(&self._looking, 0, self._look_again)
+        links_beginning += 1
+        try:
+            self.pump()
+            self.look()
+        finally:
+            links_beginning -= 1
         return 0
 
     cdef int _unregister(self) except -1:
