@@ -68,6 +68,11 @@ def use_what_was_given(port, ports, named):
     port.receive()
 
 
+def send_for_ever(port):
+    while True:
+        port.send(b"x" * 1000)
+
+
 def sleep_for_ever(port):
     port.post_message(os.getpid())
     while True:

@@ -14,6 +14,7 @@ import time
 from collections import Counter, defaultdict
 from contextlib import suppress
 from itertools import chain
+from weakref import ref
 
 import pytest
 
@@ -974,6 +975,39 @@ def test_garbage_is_collected_while_others_post():
         assert len(gone) == len(made)
     finally:
         gc.unfreeze()
+
+
+def test_ports_that_hear_the_close_of_each_other_are_collected_whole(monkeypatch):
+    """The collector clears what a listener needs. So none may run by then, or all that it needs is to stay."""
+    errors, heard = [], []
+    monkeypatch.setattr(sys, "unraisablehook", errors.append)
+
+    class Listener:
+        def __init__(self):
+            self.needed = [1]
+
+        def __call__(self, event):
+            assert event.target.closed
+            assert [[] for _ in range(50)]
+            heard.append(self.needed[0])
+
+    for _ in range(TRIES // 100):
+        gone = []
+        for _ in range(50):
+            a, b = MessageChannel()
+            for port in (a, b):
+                port.onmessage = lambda event: None
+                port.onclose = listener = Listener()
+                listener.port = port
+                gone.append(ref(port))
+        del a, b, port, listener
+        end = time.monotonic() + GUARD
+        while any(port() is not None for port in gone) and time.monotonic() < end:
+            gc.collect()
+        assert [port() for port in gone] == [None] * len(gone)
+    assert not errors
+    # One of each two, for the other has been finalized by then.
+    assert heard
 
 
 def close_heard_in_trio(port):

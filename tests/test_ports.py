@@ -403,3 +403,10 @@ def test_wait_refuses_what_is_no_port(channel):
     begin = time.monotonic()
     assert wait([channel.port1], 0.01) == []
     assert time.monotonic() - begin >= 0.01
+
+
+def test_wait_refuses_a_port_that_is_not_in_a_list_and_receives_nothing(channel):
+    channel.port1.send_many([1, 2])
+    with pytest.raises(TypeError, match="an iterable of ports, not <MessagePort open, 2 waiting> itself"):
+        wait(channel.port2, timeout=0)
+    assert channel.port2.receive_many() == [1, 2]

@@ -494,6 +494,42 @@ def test_who_has_no_room_for_descriptors_does_not_spin():
     apart(wait_for_descriptors)
 
 
+def send_a_port_between_others(port, go):
+    go.receive(PATIENCE)
+    port.send_many(["one", "two"])
+    mine, yours = MessageChannel()
+    port.post_message("with a port", [yours])
+    port.post_message("last")
+    go.post_message("sent")
+    mine.post_message(mine.receive(PATIENCE))
+    port.receive(PATIENCE)
+
+
+def receive_many_without_descriptors(with_own):
+    here, there = MessageChannel()
+    there.send_many(range(with_own))
+    go, gone = MessageChannel()
+    with victim(send_a_port_between_others, there, gone):
+        with descriptors_left(0):
+            go.post_message("go")
+            assert go.receive(PATIENCE) == "sent"
+            until(lambda: len(here) >= with_own + 3, "they came")
+            # What comes before the port is not lost, nor does the port come without what belongs to it.
+            assert here.receive_many() == [*range(with_own), "one", "two"]
+            for receive in (here.receive, here.receive_many):
+                with refused():
+                    receive()
+        (port,) = here.receive_event(PATIENCE).ports
+        port.post_message("back")
+        assert port.receive(PATIENCE) == "back"
+        assert here.receive_many() == ["last"]
+
+
+@pytest.mark.parametrize("with_own", [0, 3], ids=["all by the link", "some before there was a link"])
+def test_what_was_taken_before_a_message_that_has_no_room_is_returned(with_own):
+    apart(receive_many_without_descriptors, with_own)
+
+
 def receive_without_descriptors(how):
     here, there = far_channel()
     mine, yours = MessageChannel()

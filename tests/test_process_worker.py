@@ -187,6 +187,17 @@ def test_a_process_that_is_gone_closes_the_channel_after_its_last_words(how, cod
         worker.send("x")
 
 
+def test_a_target_that_only_sends_ends_without_an_error_when_the_worker_is_closed(excepthook):
+    workers = [Worker(targets.send_for_ever, kind="process") for _ in range(5)]
+    for worker in workers:
+        assert worker.receive(GUARD) == b"x" * 1000
+        worker.close()
+    for worker in workers:
+        worker.join(GUARD)
+    assert [worker.exitcode for worker in workers] == [0] * 5
+    assert excepthook.empty()
+
+
 @pytest.mark.parametrize(("code", "expected"), [(None, 0), (0, 0), (3, 3)])
 def test_a_system_exit_gives_the_exit_code_and_no_error(code, expected, excepthook):
     worker = Worker(targets.exit_with, code, kind="process")

@@ -471,10 +471,16 @@ cdef class MessagePort(EventTarget):
         self._posting = process_number
         self._attached = process_number
 
+    def __del__(self):
+        # Before the garbage collector clears anything: the peer, which may be garbage too, is told of the close. If that
+        # has a listener, it is put into a task queue, where the collector finds it again and lets it be (PEP 442).
+        if self._channel != NULL and self.attached():
+            self._posting = 0
+            self.sever()
+
     def __dealloc__(self):
         if self._channel != NULL:
             if self.attached():
-                self.sever()
                 self.discard_messages()
             release_channel(self._channel)
 
@@ -554,7 +560,8 @@ cdef class MessagePort(EventTarget):
 
         Messages may still wait.
         """
-        return not self.attached() or self._channel.closed_by != CHANNEL_OPEN
+        return not self.attached() or self._channel.closed_by != CHANNEL_OPEN or (
+            self._channel.transport != NULL and self.transport().is_deaf())
 
     def __len__(self):
         if not self.attached():
@@ -1227,7 +1234,13 @@ cdef class MessagePort(EventTarget):
             if done:
                 transport.taken_before(ring_popped(queue))
             while done < limit:
-                n = transport.take_many(chunk, min(limit - done, <size_t>CHUNK))
+                try:
+                    n = transport.take_many(chunk, min(limit - done, <size_t>CHUNK))
+                except (MemoryError, OSError):
+                    # It stays, and whoever receives it is told; what was taken before it is to be returned.
+                    if done == 0 and first == NULL:
+                        raise
+                    break
                 if n == 0:
                     break
                 done += n
@@ -2056,12 +2069,17 @@ def wait(ports, timeout=None):
     :raises ValueError: for no ports at all, or a timeout that is negative or NaN.
     """
     cdef int64_t deadline = deadline_of(timeout)
-    cdef list waited = list(ports)
+    cdef list waited
     cdef MessagePort port
     cdef parker p
     cdef waiter *waiters
-    cdef size_t i, n = len(waited)
+    cdef size_t i, n
     cdef bint all_armed
+    if isinstance(ports, MessagePort):
+        # To iterate over it would receive what it has.
+        raise TypeError(f"wait takes an iterable of ports, not {ports!r} itself: put it into a list")
+    waited = list(ports)
+    n = len(waited)
     for item in waited:
         if not isinstance(item, MessagePort):
             raise TypeError(f"wait takes MessagePorts, not {type(item).__name__}")
@@ -2169,8 +2187,6 @@ cdef int clear_port(PyObject *o) noexcept:
     cdef MessagePort self = <MessagePort>o
     cdef int answer = clear_target(o) or clear_fields_of_port(o)
     if self._channel != NULL and self.attached():
-        self._posting = 0
-        self.sever()
         self.discard_messages()
     return answer
 
