@@ -129,5 +129,5 @@ def test_no_memory_is_left(value):
     for _ in range(4):
         clone(200)
         blocks.append(sys.getallocatedblocks())
-    # CPython itself keeps something now and then; a clone would in each round.
-    assert min(after - before for before, after in itertools.pairwise(blocks)) < 50
+    # CPython itself keeps something now and then; each clone would in each round.
+    assert min(after - before for before, after in itertools.pairwise(blocks)) < 100

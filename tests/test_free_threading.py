@@ -941,7 +941,7 @@ def test_garbage_is_collected_while_others_post():
             gc.collect()
             time.sleep(0.0005)
 
-    number = TRIES // 4
+    number = TRIES // 8
     a, b = MessageChannel(copy=False)
     heard = Collector()
     c, d = MessageChannel(copy=False)
@@ -991,7 +991,7 @@ def test_ports_that_hear_the_close_of_each_other_are_collected_whole(monkeypatch
             assert [[] for _ in range(50)]
             heard.append(self.needed[0])
 
-    for _ in range(TRIES // 100):
+    for _ in range(TRIES // 200):
         gone = []
         for _ in range(50):
             a, b = MessageChannel()
