@@ -966,7 +966,8 @@ cdef class MessagePort(EventTarget):
     def send_many(self, messages, /):
         """Send every message of an iterable, in order, with one synchronisation per batch.
 
-        In a bounded channel it waits for room. Messages that come before one that raises have been sent.
+        In a bounded channel it waits for room. Messages that come before one that raises have been sent. A batch is sent
+        when 256 messages have been yielded, or all: an iterable must not wait for the answer to what it has yielded.
 
         :raises ChannelClosedError: when the channel is closed, or this port was transferred away.
         :raises DataCloneError: for a message that can't be cloned.
