@@ -46,6 +46,16 @@ def fail(port):
     raise ValueError("boom")
 
 
+class SpeechlessError(Exception):
+    def __str__(self):
+        raise ValueError("no words")
+
+
+def fail_without_words(port):
+    port.receive(60)
+    raise SpeechlessError("boom")
+
+
 def post_and_fail(port):
     port.post_message("before")
     raise ValueError("boom")

@@ -267,6 +267,20 @@ def test_an_exception_in_the_target_becomes_an_error_event(kind, excepthook):
     assert excepthook.empty()
 
 
+def test_an_exception_that_cannot_be_shown_becomes_an_error_event_that_names_it(kind, excepthook):
+    worker = Worker(targets.fail_without_words, kind=kind)
+    collector = Collector()
+    worker.onerror = collector
+    worker.post_message("go")
+    collector.wait_for(1)
+    event = collector.events[0]
+    assert isinstance(event.error, targets.SpeechlessError)
+    assert event.message == "SpeechlessError: <exception str() failed>"
+    assert "in fail_without_words\n" in event.traceback
+    worker.join(GUARD)
+    assert excepthook.empty()
+
+
 def test_the_error_event_reaches_added_listeners(kind, excepthook):
     worker = Worker(targets.fail, kind=kind)
     collector = Collector()

@@ -35,7 +35,12 @@ def described(error: BaseException) -> tuple[str, str]:
     """Return an exception in one line, and its traceback as text."""
     import traceback
 
-    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+    try:
+        text = str(error)
+    except BaseException:
+        # The words of the traceback.
+        text = "<exception str() failed>"
+    return f"{type(error).__name__}: {text}", "".join(traceback.format_exception(error))
 
 
 class ProcessContext:
