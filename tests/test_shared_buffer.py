@@ -1,9 +1,11 @@
 """SharedBuffer: memory that posting shares, in one process and between two."""
 
+import functools
 import gc
 import multiprocessing
 import os
 import pickle
+import re
 import resource
 import sys
 import threading
@@ -87,12 +89,24 @@ def test_what_is_no_integer_is_a_type_error(nbytes):
         SharedBuffer(nbytes)
 
 
-@pytest.mark.parametrize("arguments", [(), (1, 2)])
-def test_it_takes_one_argument(arguments):
-    with pytest.raises(TypeError):
-        SharedBuffer(*arguments)
-    with pytest.raises(TypeError):
-        SharedBuffer.__new__(SharedBuffer, *arguments)
+def test_its_size_may_be_given_by_name():
+    assert SharedBuffer(nbytes=5).nbytes == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keywords", "shown"),
+    [
+        ((), {}, ""),
+        ((1, "2"), {}, "int, str"),
+        ((), {"size": 4}, "size=int"),
+        ((1,), {"nbytes": 2}, "int, nbytes=int"),
+        ((), {"nbytes": 1, "zero": True}, "nbytes=int, zero=bool"),
+    ],
+)
+def test_what_is_not_its_one_argument_is_a_type_error_that_shows_it(arguments, keywords, shown):
+    for make in (SharedBuffer, functools.partial(SharedBuffer.__new__, SharedBuffer)):
+        with pytest.raises(TypeError, match=re.escape(f"SharedBuffer takes one argument, nbytes, not ({shown}); ")):
+            make(*arguments, **keywords)
 
 
 @pytest.mark.skipif(sys.maxsize < 2**32, reason="a size that is too large is another one")

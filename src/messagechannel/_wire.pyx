@@ -189,9 +189,16 @@ cdef class SharedBuffer:
     :raises NotImplementedError: on a platform without shared memory.
     """
 
-    def __cinit__(self, nbytes):
+    def __cinit__(self, *arguments, **keywords):
         cdef size_t size
         cdef int fd
+        if len(arguments) + len(keywords) != 1 or keywords and "nbytes" not in keywords:
+            # Cython would say that of __cinit__.
+            given = [type(value).__name__ for value in arguments]
+            given += [f"{name}={type(value).__name__}" for name, value in keywords.items()]
+            raise TypeError(f"SharedBuffer takes one argument, nbytes, not ({', '.join(given)}); "
+                            "write SharedBuffer(4096)")
+        nbytes = arguments[0] if arguments else keywords["nbytes"]
         if nbytes is _nothing_yet:
             return
         number = nbytes.__index__() if hasattr(type(nbytes), "__index__") else None
