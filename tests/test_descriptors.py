@@ -471,10 +471,71 @@ def test_what_cannot_be_written_is_raised_before_anything_is_detached(pair):
         full.close()
 
 
-def test_the_same_file_twice_is_refused(path):
+class Stubborn:
+    def __transfer__(self):
+        raise LookupError("no")
+
+
+ALIASES = {
+    "text and its buffer": (lambda path: open(path), lambda file: file.buffer),
+    "text and its raw file": (lambda path: open(path), lambda file: file.buffer.raw),
+    "a buffer and its raw file": (lambda path: open(path, "rb"), lambda file: file.raw),
+    "two buffers of a raw file": (lambda path: open(path, "rb"), lambda file: io.BufferedReader(file.raw)),
+}
+
+
+@pytest.mark.parametrize(("make", "other"), ALIASES.values(), ids=ALIASES)
+@pytest.mark.parametrize("turned", [False, True], ids=["outer first", "inner first"])
+def test_the_same_file_twice_is_refused_before_anything_is_detached(pair, path, make, other, turned):
+    storage, channel = bytearray(b"stays"), MessageChannel()
+    with make(path) as file:
+        twice = [file, other(file)][:: -1 if turned else 1]
+        with pytest.raises(DataCloneError, match=r"can't be .*: it is the same file as transfer\[1\]; list") as caught:
+            channel.port1.post_message("m", transfer=[pair[0], twice[0], storage, twice[1]])
+        assert caught.value.path == "transfer[3]"
+        assert type(twice[1]).__name__ in str(caught.value)
+        assert (storage, len(channel.port2)) == (b"stays", 0)
+        assert not any(item.closed for item in twice)
+        assert pair[0].fileno() >= 0
+        assert file.read(4) in ("line", b"line")
+
+
+def test_what_transfer_raises_leaves_sockets_connections_and_files_as_they_were(pair, path):
+    ends = multiprocessing.Pipe()
+    with open(path) as text, open(path, "rb") as file, ends[0], ends[1]:
+        with pytest.raises(LookupError):
+            structured_clone("m", transfer=[pair[0], ends[0], text, file, Stubborn()])
+        assert text.readline() == "line 0\n"
+        assert file.readline() == b"line 0\n"
+        ends[0].send("still here")
+        assert ends[1].recv() == "still here"
+        pair[0].sendall(b"too")
+        assert pair[1].recv(10) == b"too"
+
+
+def test_what_transfer_runs_can_close_a_file_that_is_listed_too(pair, path):
+    class Closes:
+        def __transfer__(self):
+            file.close()
+            return list, ()
+
     file = open(path)
-    with pytest.raises(DataCloneError, match="can't be transferred any more: it is closed"):
-        structured_clone(file, transfer=[file, file.buffer])
+    with pytest.raises(DataCloneError, match="it is closed") as caught:
+        structured_clone(None, transfer=[pair[0], file, Closes()])
+    assert caught.value.path == "transfer[1]"
+    assert pair[0].fileno() >= 0
+
+
+def test_the_order_of_what_is_received_is_that_of_the_list(pair, path):
+    class Handle:
+        def __transfer__(self):
+            return str, ()
+
+    items = [pair[0], Handle(), open(path)]
+    received = structured_clone(items, transfer=items)
+    assert [type(item).__name__ for item in received] == ["socket", "str", "TextIOWrapper"]
+    received[0].close()
+    received[2].close()
 
 
 @pytest.mark.parametrize("make", [socket.socket, lambda: open(os.devnull), lambda: open(os.devnull, "rb")])
@@ -532,6 +593,29 @@ def test_no_descriptor_to_spare_is_an_error_and_leaves_the_file_open(path):
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert file.readline() == b"line 0\n"
+
+
+def test_a_descriptor_too_few_leaves_everything_as_it_was(pair, path):
+    import resource
+
+    class Handle:
+        def __transfer__(self):
+            asked.append(self)
+            return list, ()
+
+    asked = []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(path) as one, open(path) as other:
+        # There is room for one more.
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, limits[1]))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                structured_clone("m", transfer=[pair[0], Handle(), one, other])
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert (one.readline(), other.readline(), pair[0].fileno() >= 0, asked) == ("line 0\n", "line 0\n", True, [])
 
 
 def test_importing_the_package_imports_neither_socket_nor_multiprocessing(run_python):

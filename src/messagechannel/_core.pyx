@@ -402,7 +402,7 @@ cdef class Outgoing:
         if self.transfer is None:
             item = NULL if self.by_reference else item_by_value(<PyObject *>self.data)
             return item if item != NULL else owned_item(self.data)
-        self.transfer.call_transfer_methods()
+        self.transfer.depart()
         if not move_handles(self.transfer.items, self.transfer.received):
             # Another thread has been faster since: now this says with which.
             self.transfer.check()

@@ -3,7 +3,8 @@
 That is so in one process as between two. The sender's object is closed, or left without a descriptor, when the message
 is posted. On its way the descriptor belongs to a ``Descriptor``, which closes it if nobody receives the message.
 
-For each kind there are an obstacle, a departure and what makes the new object; see ``register_departing``.
+For each kind there are an obstacle, a departure and what makes the new object, and for files what has the descriptor
+and what makes the next one; see ``register_departing``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from messagechannel._transfer import DataCloneError, register_departing
+from messagechannel._transfer import register_departing
 from messagechannel._wire import Descriptor
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _socket_obstacle(item: socket.socket, received: object) -> str | None:
     return None
 
 
-def _depart_socket(item: socket.socket) -> Rebuilder:
+def _depart_socket(item: socket.socket, prepared: None) -> Rebuilder:
     timeout = item.gettimeout()
     return _make_socket, (_owned(item.detach()), int(item.family), int(item.type), item.proto, timeout)
 
@@ -68,7 +69,7 @@ def _connection_obstacle(item: Connection, received: object) -> str | None:
     return _CLOSED if item.closed else None
 
 
-def _depart_connection(item: Any) -> Rebuilder:
+def _depart_connection(item: Any, prepared: None) -> Rebuilder:
     # There is no public way to take the descriptor without closing it.
     descriptor, item._handle = _owned(item._handle), None
     return _make_connection, (descriptor, item.readable, item.writable)
@@ -135,24 +136,19 @@ def _text_obstacle(item: io.TextIOWrapper) -> str | None:
     return None
 
 
-def _take_descriptor(item: Any, raw: io.FileIO) -> Descriptor:
+def _duplicate(item: io.FileIO | Buffered | io.TextIOWrapper) -> Descriptor:
     # A FileIO can't let go of its own.
-    descriptor = Descriptor(os.dup(raw.fileno()))
-    item.close()
-    return descriptor
+    return Descriptor(os.dup(item.fileno()))
 
 
-def _depart_file(item: io.FileIO | Buffered | io.TextIOWrapper) -> Rebuilder:
-    reason = _file_obstacle(item, None)
-    if reason is not None:
-        # Another item of the list was the same file.
-        raise DataCloneError(f"this {type(item).__name__} can't be transferred any more: {reason}")
+def _depart_file(item: io.FileIO | Buffered | io.TextIOWrapper, descriptor: Descriptor) -> Rebuilder:
     raw = cast("io.FileIO", _raw_file(item))
     position = item.tell() if item.seekable() else None
     name = raw.name if isinstance(raw.name, (str, bytes)) else None
     how: tuple[object, ...] = raw.mode, name, position
     if isinstance(item, io.FileIO):
-        return _make_file, (_take_descriptor(item, raw), *how)
+        item.close()
+        return _make_file, (descriptor, *how)
     if isinstance(item, io.TextIOWrapper):
         text = _text_arguments(item, position)
         buffer = cast("Buffered", item.buffer)
@@ -162,7 +158,8 @@ def _depart_file(item: io.FileIO | Buffered | io.TextIOWrapper) -> Rebuilder:
         buffer = item
     ahead = _read_ahead(buffer) if position is None and isinstance(buffer, io.BufferedReader) else b""
     kind = next(cls.__name__ for cls in _BUFFERED if isinstance(buffer, cls))
-    arguments = (_take_descriptor(item, raw), *how, kind, ahead)
+    item.close()
+    arguments = (descriptor, *how, kind, ahead)
     return (_make_buffered, arguments) if text is None else (_make_text, (arguments, *text))
 
 
@@ -256,8 +253,8 @@ def _make_text(
     return made
 
 
-_files = _file_obstacle, _depart_file
-_kinds: dict[str, tuple[Callable[[Any, Any], str | None], Callable[[Any], Rebuilder]]] = {
+_files = _file_obstacle, _depart_file, _raw_file, _duplicate
+_kinds: dict[str, tuple[Any, ...]] = {
     "socket": (_socket_obstacle, _depart_socket),
     "Connection": (_connection_obstacle, _depart_connection),
     "FileIO": _files,

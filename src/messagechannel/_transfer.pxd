@@ -11,7 +11,7 @@ cdef class Transfer:
     cdef object refusal(self, Py_ssize_t index, str reason)
     cpdef object place_of(self, object item)
     # The two steps of detach.
-    cdef int call_transfer_methods(self) except -1
+    cdef int depart(self) except -1
     cdef int move(self) except -1
     cdef object rebuilder(self, Py_ssize_t index)
     cdef int receive(self) except -1

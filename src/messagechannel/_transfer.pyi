@@ -31,5 +31,7 @@ def register_transferable(
 def register_departing(
     cls: type[_T],
     obstacle: Callable[[_T, _T], str | None],
-    depart: Callable[[_T], tuple[Callable[..., object], tuple[object, ...]]],
+    depart: Callable[[_T, Any], tuple[Callable[..., object], tuple[object, ...]]],
+    holder: Callable[[_T], object] | None = None,
+    prepare: Callable[[_T], object] | None = None,
 ) -> None: ...

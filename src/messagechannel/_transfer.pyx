@@ -53,16 +53,18 @@ def register_transferable(cls, receiver, obstacle, move):
     :param obstacle: ``obstacle(item, received)`` says why the item can't be transferred now, or returns None.
     :param move: ``move(item, received)`` moves everything over and leaves the item detached; it can't fail.
     """
-    _transferables[cls] = (receiver, obstacle, move)
+    _transferables[cls] = (receiver, obstacle, move, None, None)
 
 
-def register_departing(cls, obstacle, depart):
+def register_departing(cls, obstacle, depart, holder=None, prepare=None):
     """Make the instances of exactly `cls`, or of its subclasses, transferable, as if they had ``__transfer__``.
 
     :param obstacle: as for :func:`register_transferable`.
-    :param depart: ``depart(item)`` detaches the item and returns what ``__transfer__`` does.
+    :param depart: ``depart(item, prepared)`` detaches the item and returns what ``__transfer__`` does.
+    :param holder: ``holder(item)`` returns the file that has the item's descriptor, where several items may have one.
+    :param prepare: ``prepare(item)`` returns what departing takes, and changes nothing.
     """
-    _transferables[cls] = (None, obstacle, depart)
+    _transferables[cls] = (None, obstacle, depart, holder, prepare)
 
 
 # What is not imported before somebody transfers one: the module of each type, by the type's name.
@@ -199,30 +201,41 @@ cdef class Transfer:
 
         :raises DataCloneError: for one that can't.
         """
+        cdef dict holders = {}
         for index, (item, received, hooks) in enumerate(zip(self.items, self.received, self._hooks)):
-            reason = None if hooks is None or index in self._rebuilders else hooks[1](item, received)
+            if hooks is None or index in self._rebuilders:
+                continue
+            reason = hooks[1](item, received)
+            if reason is None and hooks[3] is not None:
+                first = holders.setdefault(address(hooks[3](item)), index)
+                if first != index:
+                    reason = f"it is the same file as transfer[{first}]; list one of the two"
             if reason is not None:
                 raise self.refusal(index, f"this {type(item).__name__} can't be transferred: {reason}")
 
     def detach(self):
         """Move all items over to what is in :attr:`received`, right after :meth:`check`.
 
-        Only a ``__transfer__`` can fail, so those go first; their exceptions propagate unchanged.
+        What a ``__transfer__`` raises propagates unchanged.
 
         :raises TypeError: when a ``__transfer__`` does not return what it should.
         """
-        self.call_transfer_methods()
+        self.depart()
         self.move()
 
-    cdef int call_transfer_methods(self) except -1:
+    cdef int depart(self) except -1:
+        """Detach what only the receiver can rebuild. What may fail comes first, while nothing else has changed."""
         if self.deferred:
+            prepared = [None if hooks is None or hooks[4] is None else hooks[4](item)
+                        for item, hooks in zip(self.items, self._hooks)]
             for index, (item, hooks) in enumerate(zip(self.items, self._hooks)):
                 if hooks is None:
                     self._rebuilders[index] = _checked(item, type(item).__transfer__(item))
-                elif hooks[0] is None:
-                    self._rebuilders[index] = hooks[2](item)
             # What ran may have detached or exported other items.
             self.check()
+            for index, (item, hooks) in enumerate(zip(self.items, self._hooks)):
+                if hooks is not None and hooks[0] is None:
+                    self._rebuilders[index] = hooks[2](item, prepared[index])
         return 0
 
     cdef int move(self) except -1:
@@ -237,7 +250,7 @@ cdef class Transfer:
 
     cdef int receive(self) except -1:
         """Rebuild, on the receiving side, what was detached by departing."""
-        for index, (rebuild, args) in self._rebuilders.items():
+        for index, (rebuild, args) in sorted(self._rebuilders.items()):
             self.received[index] = rebuild(*args)
         return 0
 
