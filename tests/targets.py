@@ -401,3 +401,30 @@ def keep_port(port):
 
 def post_to_kept_port(message):
     kept[0].post_message(message)
+
+
+class Holder:
+    """Holds something, as an attribute."""
+
+    def __init__(self, held):
+        self.held = held
+
+    def double_one(self):
+        double_one(self.held)
+
+
+class PicklesCounted(Holder):
+    """Counts how often it is pickled in this process."""
+
+    pickled = 0
+
+    def __reduce__(self):
+        type(self).pickled += 1
+        return type(self), (self.held,)
+
+
+def use_all_that_multiprocessing_passes(port, queue, connection, shared, counted):
+    connection.send("by the connection")
+    memoryview(shared)[0] = 7
+    port.post_message(queue.get(timeout=60))
+    counted.held.post_message("from the inside")

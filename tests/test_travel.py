@@ -1,7 +1,9 @@
 """Ports that travel from process to process, with messages in flight: nothing is lost, duplicated or reordered."""
 
 import array
+import collections
 import copy
+import functools
 import io
 import multiprocessing
 import os
@@ -17,7 +19,7 @@ import pytest
 
 import targets
 from agents import PATIENCE, Agent, introduce, move
-from loops import GUARD, Collector
+from loops import GUARD, Collector, Unraisable
 from messagechannel import (
     ChannelClosedError,
     DataCloneError,
@@ -612,6 +614,31 @@ def test_a_port_in_a_list_that_contains_itself_passes_through_a_pipe():
     assert mine.receive(PATIENCE) == "hello"
 
 
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_a_port_goes_to_a_process_beside_whatever_multiprocessing_passes(method, monkeypatch):
+    monkeypatch.setattr(targets.PicklesCounted, "pickled", 0)
+    context = multiprocessing.get_context(method)
+    mine, yours = context.Pipe()
+    numbers, shared = context.Queue(), SharedBuffer(10)
+    here, there = MessageChannel()
+    inner, counted = MessageChannel()
+    counted = targets.PicklesCounted(counted)
+    process = context.Process(
+        target=targets.use_all_that_multiprocessing_passes, args=(there, numbers, yours, shared, counted)
+    )
+    process.start()
+    assert targets.PicklesCounted.pickled == 1
+    numbers.put("by the queue")
+    assert here.receive(GUARD) == "by the queue"
+    assert inner.receive(GUARD) == "from the inside"
+    assert mine.recv() == "by the connection"
+    assert memoryview(shared)[0] == 7
+    process.join(GUARD)
+    assert process.exitcode == 0
+    for one in (mine, yours, numbers):
+        one.close()
+
+
 def test_a_port_that_nobody_unpickles_closes_its_channel():
     receiver, sender = multiprocessing.Pipe(duplex=False)
     here, there = MessageChannel()
@@ -663,3 +690,225 @@ def test_a_port_that_is_none_any_more_does_not_go_by_multiprocessing(how):
         sender.send(there)
     sender.close()
     receiver.close()
+
+
+# ---- processes that are forked ----
+
+
+class Carries(multiprocessing.get_context("fork").Process):
+    """A process with a port as an attribute."""
+
+    def __init__(self, port):
+        super().__init__()
+        self.port = port
+
+    def run(self):
+        targets.double_one(self.port)
+
+
+class OfItsOwn:
+    """Says itself what pickle keeps of it."""
+
+    def __init__(self, port):
+        self.port = port
+
+    def __reduce__(self):
+        return OfItsOwn, (self.port,)
+
+
+class Slotted:
+    __slots__ = ("port",)
+
+    def __init__(self, port):
+        self.port = port
+
+
+def closing_over(port):
+    def double_one():
+        targets.double_one(port)
+
+    return double_one
+
+
+def defaulting_to(port):
+    def double_one(port=port):
+        targets.double_one(port)
+
+    return double_one
+
+
+def naming(port):
+    def double_one(*, port=port):
+        targets.double_one(port)
+
+    return double_one
+
+
+def method_closing_over(port):
+    class Local:
+        def double_one(self):
+            targets.double_one(port)
+
+    return Local().double_one
+
+
+def forked(target, *args):
+    return multiprocessing.get_context("fork").Process(target=target, args=args)
+
+
+FORKED = {
+    "attribute of the process": Carries,
+    "bound method": lambda port: forked(targets.Holder(port).double_one),
+    "method of a port": lambda port: forked(port.post_message, "hello" * 2),
+    "method that closes over it": lambda port: forked(method_closing_over(port)),
+    "partial": lambda port: forked(functools.partial(targets.double_one, port)),
+    "closure": lambda port: forked(closing_over(port)),
+    "lambda": lambda port: forked(lambda: targets.double_one(port)),
+    "default": lambda port: forked(defaulting_to(port)),
+    "default of a keyword": lambda port: forked(naming(port)),
+    "attribute": lambda port: forked(lambda holder: holder.double_one(), targets.Holder(port)),
+    "attribute of an attribute": lambda port: forked(
+        lambda holder: holder.held.double_one(), targets.Holder(targets.Holder(port))
+    ),
+    "slot": lambda port: forked(lambda holder: targets.double_one(holder.port), Slotted(port)),
+    "object that reduces itself": lambda port: forked(lambda own: targets.double_one(own.port), OfItsOwn(port)),
+    "deque": lambda port: forked(lambda ports: targets.double_one(ports[0]), collections.deque([port])),
+    "key of a dict": lambda port: forked(lambda ports: targets.double_one(*ports), {port: 1}),
+    "set": lambda port: forked(lambda ports: targets.double_one(*ports), {port}),
+    "beside what can't be pickled": lambda port: forked(
+        lambda held, *others: targets.double_one(held[3]),
+        [threading.Lock(), (n for n in "a"), os, port, type("Local", (), {})()],
+        targets.Holder([threading.Lock(), io.BytesIO().getbuffer()]),
+    ),
+    "before a long chain of objects": lambda port: forked(
+        lambda port, chain: targets.double_one(port), port, chain_of_objects(5_000)
+    ),
+    "in a long chain of lists": lambda port: forked(lambda nest: targets.double_one(innermost(nest)), nest_of(port)),
+    "beside objects that make others without an end": lambda port: forked(
+        lambda port, more: targets.double_one(port), port, [Endless(), Endless()]
+    ),
+}
+
+
+class Endless:
+    """Has another one inside whenever it is asked."""
+
+    def __reduce__(self):
+        return Endless, (Endless(), Endless())
+
+
+def chain_of_objects(length):
+    chain = None
+    for _ in range(length):
+        chain = targets.Holder(chain)
+    return chain
+
+
+def nest_of(port):
+    for _ in range(10_000):
+        port = [port]
+    return port
+
+
+def innermost(nest):
+    while isinstance(nest, list):
+        (nest,) = nest
+    return nest
+
+
+@pytest.mark.parametrize("make", FORKED.values(), ids=FORKED)
+def test_a_port_goes_to_a_forked_process_wherever_it_is(make):
+    here, there = MessageChannel()
+    here.post_message("hello")
+    process = make(there)
+    process.start()
+    assert there.closed
+    assert here.receive(GUARD) == "hellohello"
+    with pytest.raises(ChannelClosedError):
+        here.receive(GUARD)
+    process.join(GUARD)
+    assert process.exitcode == 0
+
+
+def test_what_a_forked_process_is_given_is_what_it_was():
+    here, there = MessageChannel()
+    shared = [1]
+    cyclic = [there]
+    cyclic += [cyclic, {"again": cyclic}]
+    holder = targets.Holder(there)
+
+    def tell(*args, **keywords):
+        port, first, second, came, held = args
+        port.post_message(
+            [
+                first is second is shared,
+                came is came[1] is came[2]["again"] is cyclic,
+                came[0] is port is held.held is keywords["port"] is there,
+                process._args == args,
+            ]
+        )
+
+    process = multiprocessing.get_context("fork").Process(
+        target=tell, args=(there, shared, shared, cyclic, holder), kwargs={"port": there}
+    )
+    process.start()
+    assert here.receive(GUARD) == [True] * 4
+    process.join(GUARD)
+    assert process.exitcode == 0
+
+
+def test_a_port_arrives_in_a_forked_process_without_the_listeners_that_it_had():
+    here, there = MessageChannel()
+    collector = Collector()
+    there.onmessage = collector
+    there.onclose = collector
+    here.post_message("before")
+    assert collector.wait_for(1) == ["before"]
+
+    def work(port):
+        port.post_message((port.onmessage, port.onclose, port.statistics().waiting, port.receive(GUARD)))
+        messages = queue.Queue()
+        port.onmessage = lambda event: messages.put(event.data)
+        port.post_message(messages.get(timeout=GUARD))
+        port.onmessage = None
+        port.post_message(port.receive(GUARD))
+
+    process = forked(work, there)
+    process.start()
+    here.post_message("one")
+    assert here.receive(GUARD)[::3] == (None, "one")
+    here.post_message("two")
+    assert here.receive(GUARD) == "two"
+    here.post_message("three")
+    assert here.receive(GUARD) == "three"
+    process.join(GUARD)
+    assert process.exitcode == 0
+    assert collector.data == ["before"]
+
+
+def test_a_port_whose_channel_was_closed_goes_to_a_forked_process_with_what_waits():
+    here, there = MessageChannel()
+    mine, yours = MessageChannel()
+    here.post_message("waits")
+    here.close()
+    process = forked(lambda port, answers: answers.post_message(list(port)), there, yours)
+    process.start()
+    assert mine.receive(GUARD) == ["waits"]
+    process.join(GUARD)
+    assert process.exitcode == 0
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_port_that_cannot_leave_keeps_no_other_from_going_to_a_forked_process(monkeypatch):
+    unraisable = Unraisable(monkeypatch)
+    references, stays = MessageChannel(copy=False)
+    here, there = MessageChannel()
+    process = forked(lambda held, port: targets.double_one(port), targets.Holder([stays, stays]), there)
+    process.start()
+    here.post_message("hello")
+    assert here.receive(GUARD) == "hellohello"
+    process.join(GUARD)
+    assert process.exitcode == 0
+    assert [type(error) for error in unraisable.errors] == [DataCloneError]
+    references.post_message("still here")
+    assert stays.receive(0) == "still here"

@@ -1969,6 +1969,11 @@ cdef channel *channel_of(object item) noexcept:
     return (<MessagePort>item)._channel if isinstance(item, MessagePort) and (<MessagePort>item).attached() else NULL
 
 
+def may_depart(MessagePort port):
+    """Tell whether a port was neither closed here nor transferred."""
+    return port.obstacle() is None
+
+
 cdef channel *let_go(object handle, uint32_t *side) except NULL:
     """Detach a port, which is to be taken back or left behind. Returns its channel, with a reference that is the
     caller's, and its side.
@@ -2018,6 +2023,27 @@ cdef int leave_behind(object handle) except -1:
 cdef object take_hold(channel *c, uint32_t side):
     """Return a new attached port of a side that has none; a reference to the channel becomes the port's."""
     return MessagePort.make(MessagePort, c, side)
+
+
+def revive(MessagePort port, MessagePort arrived):
+    """Have a port that has departed take over, in a forked child, from the one that it has arrived as.
+
+    It is like one that arrives in a message: not started, and without listeners.
+    """
+    cdef TaskQueue _tasks = port._tasks
+    cdef dict _registrations = port._registrations
+    # Its former channel keeps the reference: a task of the parent's, when it ends here, leaves the lists of that.
+    port._channel = NULL
+    port._registrations = None
+    port._heard = 0
+    port._tasks = None
+    port._heir = None
+    port._started = False
+    port._roused = False
+    port._announced = False
+    port._next_task = 0
+    port._without_waiting = 0
+    arrived.move_to(port)
 
 
 cdef int rouse(object port) except -1:

@@ -11,7 +11,8 @@ import sys
 from _thread import get_ident
 from _weakref import ref
 
-from messagechannel._core import MessagePort, set_reduction
+from messagechannel._core import MessagePort, revive, set_reduction
+from messagechannel._transfer import DataCloneError
 from messagechannel._wire import Descriptor
 
 TYPE_CHECKING = False
@@ -33,11 +34,12 @@ def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
     from multiprocessing import context
 
     from messagechannel._far import arrive, depart
+    from messagechannel._given import ports_at_hand
     from messagechannel._link import reserve_for
 
     spawning = context.get_spawning_popen()
     lent: list[Descriptor] = []
-    following = _ports_in(sys._getframe(1).f_locals.get("obj"))
+    following = ports_at_hand(sys._getframe(1).f_locals.get("obj"))
     following.pop(id(port), None)
     # Nothing that may be missing is needed once a port has departed: no duplicates either.
     number = _lend(lent) if spawning is None else None
@@ -100,40 +102,10 @@ def _keep_until_started(spawning: ref[Any], descriptors: list[Descriptor], patie
 
 # ---- processes that are forked ----
 
-# Nothing is pickled for those: they get the very objects that were given to them. So ports among these depart before
-# the fork, and arrive in the child in their places.
+# Nothing is pickled for those: they get the very objects that were given to them. So the ports in these depart before
+# the fork, and in the child the same objects take over from what arrives.
 # By thread, because several may fork at once.
-_departed: dict[int, tuple[BaseProcess, dict[int, tuple[bytes, list[Descriptor]]]]] = {}
-
-
-def _ports_in(value: object) -> dict[int, MessagePort[Any]]:
-    """Return the open ports in what is given to another process, or is that process."""
-    from multiprocessing.process import BaseProcess
-
-    if isinstance(value, BaseProcess):
-        value = getattr(value, "_args", ()), getattr(value, "_kwargs", {})
-    found: dict[int, MessagePort[Any]] = {}
-    seen: set[int] = set()
-    left: list[Any] = [value]
-    while left:
-        one = left.pop()
-        if type(one) is MessagePort:
-            if not one.closed:
-                found[id(one)] = one
-        elif type(one) in (tuple, list, dict) and id(one) not in seen:
-            seen.add(id(one))
-            left += one.values() if type(one) is dict else one
-    return found
-
-
-def _replaced(value: Any, ports: dict[int, MessagePort[Any]]) -> Any:
-    if type(value) is MessagePort:
-        return ports.get(id(value), value)
-    if type(value) in (tuple, list):
-        return type(value)(_replaced(item, ports) for item in value)
-    if type(value) is dict:
-        return {key: _replaced(item, ports) for key, item in value.items()}
-    return value
+_departed: dict[int, list[tuple[MessagePort[Any], bytes, list[Descriptor]]]] = {}
 
 
 def _forking_process() -> BaseProcess | None:
@@ -152,17 +124,26 @@ def _before_fork() -> None:
     process = _forking_process()
     if process is None:
         return
-    found = _ports_in(process)
+    from messagechannel._given import ports_of_process
+
+    found = ports_of_process(process)
     if found:
         from messagechannel._far import depart
         from messagechannel._link import reserve_for
 
         # For all at once, so that either all of them depart or none.
         reserve_for(found.values(), 0)
-        states: dict[int, tuple[bytes, list[Descriptor]]] = {}
-        _departed[get_ident()] = process, states
-        for key, port in found.items():
-            states[key] = depart(port)
+        departed: list[tuple[MessagePort[Any], bytes, list[Descriptor]]] = []
+        _departed[get_ident()] = departed
+        trouble = None
+        for port in found.values():
+            try:
+                departed.append((port, *depart(port)))
+            except DataCloneError as error:
+                # One that passes references keeps no other from departing.
+                trouble = error
+        if trouble is not None:
+            raise trouble
 
 
 def _after_fork_in_parent() -> None:
@@ -171,16 +152,14 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    process: Any
-    process, states = _departed.pop(get_ident(), (None, {}))
+    departed = _departed.pop(get_ident(), [])
     # With what other threads were about to give to other processes.
     _departed.clear()
-    if states:
+    if departed:
         from messagechannel._far import arrive
 
-        ports = {key: arrive(*state) for key, state in states.items()}
-        process._args = _replaced(process._args, ports)
-        process._kwargs = _replaced(process._kwargs, ports)
+        for port, state, descriptors in departed:
+            revive(port, arrive(state, descriptors))
 
 
 def after_fork_in_child(forget: Callable[[], object]) -> None:

@@ -181,6 +181,8 @@ class Worker(MessagePort):
             if not _running or kind == "process":
                 _prepare_exit()
             _running[context] = ref(self)
+        # A process that is forked keeps what is named here, and this port is to close when its target has forgotten it.
+        del port
         try:
             context.start()
         except BaseException:
