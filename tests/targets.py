@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from multiprocessing.reduction import DupFd
 
 from messagechannel import ChannelClosedError, MessageChannel, SharedBuffer, Worker, _far
 
@@ -413,6 +414,10 @@ class Holder:
         double_one(self.held)
 
 
+class Ports(list):
+    """A list of its own kind."""
+
+
 class PicklesCounted(Holder):
     """Counts how often it is pickled in this process."""
 
@@ -421,6 +426,20 @@ class PicklesCounted(Holder):
     def __reduce__(self):
         type(self).pickled += 1
         return type(self), (self.held,)
+
+
+class Lends:
+    """Lends a descriptor to whoever unpickles it, as multiprocessing's own reducers do."""
+
+    def __init__(self, descriptor):
+        self.descriptor = descriptor
+
+    def __reduce__(self):
+        return take_lent, (DupFd(self.descriptor),)
+
+
+def take_lent(lent):
+    return Lends(lent.detach())
 
 
 def use_all_that_multiprocessing_passes(port, queue, connection, shared, counted):

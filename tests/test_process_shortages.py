@@ -16,6 +16,7 @@ from multiprocessing.reduction import ForkingPickler
 
 import pytest
 
+import targets
 from messagechannel import ChannelClosedError, MessageChannel, SharedBuffer, Worker, _far
 from victims import FILLER, PATIENCE, Footprint, apart, far_channel, fill_the_ring, seconds_to_close, until, victim
 
@@ -329,6 +330,16 @@ class ByPickle:
         pass
 
 
+class ByPickleOfAnObject(ByPickle):
+    """Ports that are in an object that multiprocessing passes on."""
+
+    def send(self, ports):
+        super().send(targets.Holder(ports))
+
+    def receive(self):
+        return super().receive().held
+
+
 def depart_with_few_descriptors(kind, far, way, number, left, then):
     """Try it once; tell whether it was refused."""
     channels = [Waiting(kind, far) for _ in range(number)]
@@ -369,7 +380,9 @@ def depart_with_ever_more_descriptors(kind, far, way, number):
     assert not resource_sharer._resource_sharer._cache
 
 
-@pytest.mark.parametrize(("way", "number"), [(ByMessage, 1), (ByMessage, 2), (ByPickle, 1), (ByPickle, 2)])
+@pytest.mark.parametrize(
+    ("way", "number"), [(ByMessage, 1), (ByMessage, 2), (ByPickle, 1), (ByPickle, 2), (ByPickleOfAnObject, 2)]
+)
 @pytest.mark.parametrize("far", [False, True], ids=["near", "far"])
 @pytest.mark.parametrize("kind", [Socket, Shared, Large, Buffer, Port, FarPort])
 def test_a_port_departs_with_all_that_waits_in_it_or_stays_as_it_was(kind, far, way, number):

@@ -6,10 +6,12 @@ import copy
 import functools
 import io
 import multiprocessing
+import multiprocessing.queues
 import os
 import pickle
 import queue
 import random
+import socket
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -28,6 +30,7 @@ from messagechannel import (
     _far,
     structured_clone,
 )
+from victims import same_footprint
 
 pytestmark = [
     # Python's own warning, of 3.12 and later, about what fork is.
@@ -612,6 +615,152 @@ def test_a_port_in_a_list_that_contains_itself_passes_through_a_pipe():
     assert came[2]["again"] is came
     came[0].post_message("hello")
     assert mine.receive(PATIENCE) == "hello"
+
+
+@pytest.fixture
+def feeder_errors(monkeypatch):
+    """What the threads could not pickle that feed multiprocessing's Queues, as a queue."""
+    errors = queue.Queue()
+    monkeypatch.setattr(
+        multiprocessing.queues.Queue, "_on_queue_feeder_error", staticmethod(lambda error, item: errors.put(error))
+    )
+    return errors
+
+
+UNPICKLABLE = {
+    "a function without a name": lambda: lambda: None,
+    "a lock": threading.Lock,
+    "a port that passes references": lambda: MessageChannel(copy=False).port1,
+    "a port that is closed": lambda: closed_port(),
+    "an endless list": lambda: endless(),
+}
+
+
+def closed_port():
+    port = MessageChannel().port1
+    port.close()
+    return port
+
+
+def endless():
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    return nested
+
+
+@pytest.mark.parametrize("way", ["Pipe", "Queue", "SimpleQueue"])
+@pytest.mark.parametrize("wrong", UNPICKLABLE.values(), ids=UNPICKLABLE)
+def test_what_cannot_be_pickled_behind_a_port_leaves_the_port_as_it_was(way, wrong, feeder_errors):
+    context = multiprocessing.get_context("spawn")
+    if way == "Pipe":
+        receiver, sender = context.Pipe(duplex=False)
+        put, get = sender.send, receiver.recv
+    else:
+        receiver = sender = getattr(context, way)()
+        put, get = sender.put, receiver.get
+    # What multiprocessing starts and opens once is there.
+    put("warm")
+    assert get() == "warm"
+    bad = wrong()
+    with same_footprint():
+        here, there = MessageChannel()
+        collector = Collector()
+        there.add_event_listener("message", collector)
+        there.start()
+        try:
+            put([there, targets.Holder([there, bad])])
+            error = feeder_errors.get(timeout=GUARD)
+        except Exception as raised:
+            error = raised
+        assert isinstance(error, (TypeError, AttributeError, pickle.PicklingError, DataCloneError, RecursionError))
+        del error
+        assert not there.closed
+        here.post_message("still here")
+        assert collector.wait_for(1) == ["still here"]
+        here.close()
+        del here, there, collector
+    sender.close()
+    receiver.close()
+
+
+CARRIERS = {
+    "attribute": (targets.Holder, lambda carrier: carrier.held),
+    "bound method": (lambda port: targets.Holder(port).double_one, lambda carrier: carrier.__self__.held),
+    "partial": (
+        lambda port: functools.partial(targets.double_all, port, times=3),
+        lambda carrier: carrier.args[0],
+    ),
+    "key of a dict": (lambda port: {port: 1}, lambda carrier: next(iter(carrier))),
+    "set": (lambda port: {port}, lambda carrier: carrier.pop()),
+    "deque": (lambda port: collections.deque([port]), lambda carrier: carrier.pop()),
+    "subclass of list": (lambda port: targets.Ports([port]), lambda carrier: carrier[0]),
+}
+
+
+@pytest.mark.parametrize(("carry", "find"), CARRIERS.values(), ids=CARRIERS)
+def test_a_port_in_any_object_passes_through_a_pipe(carry, find):
+    here, there = MessageChannel()
+    other, another = MessageChannel()
+    sending, receiving = multiprocessing.Pipe()
+    sending.send([there, carry(another)])
+    came, carrier = receiving.recv()
+    came.post_message("plain")
+    find(carrier).post_message("carried")
+    assert (here.receive(GUARD), other.receive(GUARD)) == ("plain", "carried")
+    sending.close()
+    receiving.close()
+
+
+def test_beside_ports_everything_is_pickled_twice_however_many_they_are(monkeypatch):
+    monkeypatch.setattr(targets.PicklesCounted, "pickled", 0)
+    channels = [MessageChannel() for _ in range(5)]
+    sending, receiving = multiprocessing.Pipe()
+    for attempt in (1, 2):
+        message = [channels[0].port2, targets.PicklesCounted(5), *(channel.port2 for channel in channels[1:])]
+        sending.send(message)
+        assert targets.PicklesCounted.pickled == 2 * attempt
+        came, _, *rest = receiving.recv()
+        for channel, port in zip(channels, [came, *rest], strict=True):
+            port.post_message("came")
+            assert channel.port1.receive(GUARD) == "came"
+        channels = [MessageChannel() for _ in range(5)]
+    sending.close()
+    receiving.close()
+
+
+def test_what_goes_beside_a_port_is_lent_once():
+    sending, receiving = multiprocessing.Pipe()
+    # Fetching runs a thread.
+    sending.send(receiving)
+    receiving.recv().close()
+    with same_footprint():
+        ends = multiprocessing.Pipe()
+        pair = socket.socketpair()
+        shared = SharedBuffer(100)
+        lends = targets.Lends(os.open(os.devnull, os.O_RDONLY))
+        here, there = MessageChannel()
+        sending.send([there, ends[0], pair[0], shared, lends])
+        came = receiving.recv()
+        came[0].post_message("port")
+        came[1].send("connection")
+        came[2].sendall(b"socket")
+        memoryview(came[3])[0] = 5
+        assert os.read(came[4].descriptor, 1) == b""
+        assert (here.receive(GUARD), ends[1].recv(), pair[1].recv(10), shared.nbytes) == (
+            "port",
+            "connection",
+            b"socket",
+            100,
+        )
+        assert memoryview(shared)[0] == 5
+        for descriptor in (lends.descriptor, came[4].descriptor):
+            os.close(descriptor)
+        for one in (*ends, *pair, here, came[0], came[1], came[2]):
+            one.close()
+        del came, shared, there, here
+    sending.close()
+    receiving.close()
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])

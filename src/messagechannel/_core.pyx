@@ -1974,6 +1974,22 @@ def may_depart(MessagePort port):
     return port.obstacle() is None
 
 
+def check_departure(MessagePort port):
+    """Make sure that a port can go to another process.
+
+    :raises DataCloneError: for one that is detached or closed, or of a channel that passes references.
+    """
+    refuse_departure(port, port.obstacle())
+
+
+cdef int refuse_departure(MessagePort port, str obstacle) except -1:
+    if port._channel != NULL and port._channel.by_reference:
+        raise DataCloneError(_PASSES_REFERENCES)
+    if obstacle is not None:
+        raise DataCloneError(f"this port can't be transferred: {obstacle}")
+    return 0
+
+
 cdef channel *let_go(object handle, uint32_t *side) except NULL:
     """Detach a port, which is to be taken back or left behind. Returns its channel, with a reference that is the
     caller's, and its side.
@@ -1982,16 +1998,14 @@ cdef channel *let_go(object handle, uint32_t *side) except NULL:
     """
     cdef MessagePort port = handle
     cdef str obstacle
-    if port._channel != NULL and port._channel.by_reference:
-        raise DataCloneError(_PASSES_REFERENCES)
+    refuse_departure(port, None)
     spin_acquire(&handles)
     obstacle = port.obstacle()
     if obstacle is None:
         port._posting = 0
         port._attached = 0
     spin_release(&handles)
-    if obstacle is not None:
-        raise DataCloneError(f"this port can't be transferred: {obstacle}")
+    refuse_departure(port, obstacle)
     channel_incref(port._channel)
     side[0] = port._side
     return port._channel

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import copyreg
+import pickle
 import sys
 from functools import partial
+from multiprocessing import resource_sharer
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from types import CellType, FunctionType, MethodDescriptorType, MethodType, WrapperDescriptorType
 from typing import Any
 
-from messagechannel._core import MessagePort, may_depart
+from messagechannel._core import MessagePort, check_departure, may_depart
+from messagechannel._wire import Descriptor, SharedBuffer
 
 _PROTOCOL = 5
 _ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
 _COLLECTIONS = frozenset({tuple, list, set, frozenset})
 # What the pickler of multiprocessing has reducers for that lend nothing to anybody.
 _REFERENCES = frozenset({MethodType, MethodDescriptorType, WrapperDescriptorType, partial})
+# Where there are no descriptors, there is no such class.
+_DupFd = getattr(resource_sharer, "DupFd", None)
+
+
+def sharer() -> Any:
+    """Return what fetches of multiprocessing's descriptors are served by."""
+    module: Any = resource_sharer
+    return module._resource_sharer
 
 
 def _reducers() -> dict[type, Any]:
@@ -24,6 +35,66 @@ def _reducers() -> dict[type, Any]:
     pickler: Any = ForkingPickler
     reducers: dict[type, Any] = pickler._extra_reducers
     return reducers
+
+
+# ---- what is pickled ----
+
+
+def rehearsed(value: object) -> dict[int, MessagePort[Any]]:
+    """Return the ports that depart when multiprocessing pickles an object, by their ids; nothing has changed then.
+
+    :raises DataCloneError: for a port that can't depart.
+    :raises Exception: whatever else pickling the object raises.
+    """
+    rehearsal = _Rehearsal()
+    rehearsal.dump(value)
+    return rehearsal.ports
+
+
+class _Nowhere:
+    def write(self, data: object) -> None:
+        """Keep nothing."""
+
+
+class _Rehearsal(pickle.Pickler):
+    """Does what multiprocessing's pickler does, but detaches no port and lends no descriptor."""
+
+    # In place of what is not looked into.
+    _NOTHING: tuple[Any, ...] = (int, ())
+
+    def __init__(self) -> None:
+        # Buffers are kept out of the pickle, and so are not copied.
+        super().__init__(_Nowhere(), _PROTOCOL, buffer_callback=lambda buffer: False)
+        self.ports: dict[int, MessagePort[Any]] = {}
+        self._lent_before = sharer()._key
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Say what is pickled in place of an object."""
+        kind = type(obj)
+        if kind is MessagePort:
+            check_departure(obj)
+            self.ports[id(obj)] = obj
+            return self._NOTHING
+        if kind is _DupFd:
+            self._take_back(obj)
+            return self._NOTHING
+        # These look at who pickles them.
+        if kind is SharedBuffer or kind is Descriptor:
+            return self._NOTHING
+        reducer = _reducers().get(kind)
+        if reducer is None:
+            return NotImplemented
+        return reducer(obj) if kind in _REFERENCES else self._NOTHING
+
+    def _take_back(self, lent: Any) -> None:
+        """Close a descriptor that a reducer has lent for this pickle, which nobody reads."""
+        key = lent._id[1]
+        if key > self._lent_before:
+            _, close = sharer()._cache.pop(key)
+            close()
+
+
+# ---- what is not ----
 
 
 def ports_of_process(process: BaseProcess) -> dict[int, MessagePort[Any]]:

@@ -27,6 +27,8 @@ _LOOK_SECONDS = 0.002
 _PATIENCE_SECONDS = 60.0
 # The most that multiprocessing opens to start a process, once what it passes was pickled.
 _STARTING = 16
+# Among the variables of a call of multiprocessing's pickler: the ports that it is yet to pickle.
+_FOLLOWING = "ports of messagechannel that follow"
 
 
 def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
@@ -34,12 +36,17 @@ def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
     from multiprocessing import context
 
     from messagechannel._far import arrive, depart
-    from messagechannel._given import ports_at_hand
+    from messagechannel._given import ports_at_hand, rehearsed, sharer
     from messagechannel._link import reserve_for
 
     spawning = context.get_spawning_popen()
     lent: list[Descriptor] = []
-    following = ports_at_hand(sys._getframe(1).f_locals.get("obj"))
+    pickling = sys._getframe(1).f_locals
+    if _FOLLOWING not in pickling:
+        # Before the first of them departs. What is pickled for a process that is being started may lend descriptors to
+        # it, and does so once.
+        pickling[_FOLLOWING] = (rehearsed if spawning is None else ports_at_hand)(pickling.get("obj"))
+    following: dict[int, MessagePort[Any]] = pickling[_FOLLOWING]
     following.pop(id(port), None)
     # Nothing that may be missing is needed once a port has departed: no duplicates either.
     number = _lend(lent) if spawning is None else None
@@ -49,7 +56,7 @@ def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
         state, descriptors = depart(port)
     except BaseException:
         if number is not None:
-            _sharer()._cache.pop(number[1], None)
+            sharer()._cache.pop(number[1], None)
         raise
     del room
     if spawning is None:
@@ -60,31 +67,26 @@ def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
     return arrive, (state, descriptors)
 
 
-def _sharer() -> Any:
-    """Return what fetches of multiprocessing's descriptors are served by."""
-    from multiprocessing import resource_sharer
-
-    sharer: Any = resource_sharer
-    return sharer._resource_sharer
-
-
 def _lend(descriptors: list[Descriptor]) -> Any:
     """Have another process fetch what is in the list by then; return what it asks by: an address and a number."""
     from multiprocessing import reduction
+
+    from messagechannel._given import sharer
 
     def send(connection: Any, pid: int) -> None:
         for descriptor in descriptors:
             reduction.send_handle(connection, descriptor.fd, pid)
 
-    return _sharer().register(send, descriptors.clear)
+    return sharer().register(send, descriptors.clear)
 
 
 def _fetch(state: bytes, number: object, count: int) -> MessagePort[Any]:
     from multiprocessing import reduction
 
     from messagechannel._far import arrive
+    from messagechannel._given import sharer
 
-    with _sharer().get_connection(number) as connection:
+    with sharer().get_connection(number) as connection:
         descriptors = [Descriptor(reduction.recv_handle(connection)) for _ in range(count)]
     for descriptor in descriptors:
         os.set_inheritable(descriptor.fd, False)
