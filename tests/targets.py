@@ -400,6 +400,11 @@ def keep_port(port):
     kept.append(port)
 
 
+def answer_by_another_port_for_ever(port, other):
+    keep_port(other)
+    other.onmessage = lambda event: other.post_message(event.data)
+
+
 def post_to_kept_port(message):
     kept[0].post_message(message)
 

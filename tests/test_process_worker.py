@@ -113,6 +113,20 @@ def test_ports_may_be_among_the_arguments(method):
     worker.join(GUARD)
 
 
+@pytest.mark.parametrize("method", START_METHODS)
+def test_the_port_of_a_target_that_has_returned_closes_though_its_process_stays(method):
+    here, there = MessageChannel()
+    worker = Worker(targets.answer_by_another_port_for_ever, there, kind="process", start_method=method)
+    with pytest.raises(ChannelClosedError):
+        worker.receive(GUARD)
+    here.post_message("still there")
+    assert here.receive(GUARD) == "still there"
+    assert worker.is_alive()
+    here.close()
+    worker.join(GUARD)
+    assert worker.exitcode == 0
+
+
 def test_a_start_method_is_for_processes():
     with pytest.raises(ValueError, match="start_method"):
         Worker(targets.echo, start_method="spawn")
