@@ -281,6 +281,15 @@ def test_an_exception_that_cannot_be_shown_becomes_an_error_event_that_names_it(
     assert excepthook.empty()
 
 
+def test_a_system_exit_ends_a_thread_without_an_error(excepthook):
+    worker = Worker(targets.exit_with, 3)
+    with pytest.raises(ChannelClosedError):
+        worker.receive(GUARD)
+    worker.join(GUARD)
+    assert (worker.is_alive(), worker.exitcode) == (False, None)
+    assert excepthook.empty()
+
+
 def test_the_error_event_reaches_added_listeners(kind, excepthook):
     worker = Worker(targets.fail, kind=kind)
     collector = Collector()

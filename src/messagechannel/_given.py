@@ -123,18 +123,18 @@ def _ports_in(value: object, reduces: bool) -> dict[int, MessagePort[Any]]:
     while left:
         one, depth = left.pop()
         kind = type(one)
-        if kind in _ATOMS or id(one) in seen:
+        if id(one) in seen:
             continue
         seen[id(one)] = one
         if kind is MessagePort:
             if may_depart(one):
                 found[id(one)] = one
         elif kind in _COLLECTIONS:
-            left += [(item, depth) for item in tuple(one)]
+            left += [(item, depth) for item in tuple(one) if type(item) not in _ATOMS]
         elif kind is dict:
-            left += [(item, depth) for pair in list(one.items()) for item in pair]
+            left += [(item, depth) for pair in list(one.items()) for item in pair if type(item) not in _ATOMS]
         elif depth < deepest:
-            left += [(item, depth + 1) for item in _inside(one)]
+            left += [(item, depth + 1) for item in _inside(one) if type(item) not in _ATOMS]
         else:
             # Objects that make others whenever they are reduced have no end.
             deepest = 0

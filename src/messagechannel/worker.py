@@ -105,6 +105,9 @@ class _ThreadContext:
     def _run(self, target, port, args, tell):
         try:
             target(port, *args)
+        except SystemExit:
+            # As in any thread of Python's.
+            return
         except BaseException as error:
             if isinstance(error, ChannelClosedError) and port.closed:
                 # How a target that waits for its port ends when the Worker was closed.
@@ -136,7 +139,7 @@ class Worker(MessagePort):
     An exception that leaves `target` closes the channel and becomes an ``error`` event here, an :class:`ErrorEvent`,
     in the context of this port. Where nobody listens for that yet, it goes to ``threading.excepthook``, and a listener
     that comes later still gets the event. The exception of a process arrives as a copy whose ``__cause__`` shows the
-    traceback; that is in the event's ``traceback`` too.
+    traceback; that is in the event's ``traceback`` too. SystemExit is no error: it ends the thread or process.
 
     :param target: a callable; it gets a MessagePort and `args`. A process has to find it by its name.
     :param args: passed on to `target`: to a thread as they are, without cloning; to a process as multiprocessing
