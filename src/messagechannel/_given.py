@@ -5,7 +5,9 @@ from __future__ import annotations
 import copyreg
 import pickle
 import sys
+from collections.abc import Iterable
 from functools import partial
+from itertools import chain
 from multiprocessing import resource_sharer
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
@@ -16,7 +18,7 @@ from messagechannel._core import MessagePort, check_departure, may_depart
 from messagechannel._wire import Descriptor, SharedBuffer
 
 _PROTOCOL = 5
-_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray, type})
 _COLLECTIONS = frozenset({tuple, list, set, frozenset})
 # What the pickler of multiprocessing has reducers for that lend nothing to anybody.
 _REFERENCES = frozenset({MethodType, MethodDescriptorType, WrapperDescriptorType, partial})
@@ -122,22 +124,25 @@ def _ports_in(value: object, reduces: bool) -> dict[int, MessagePort[Any]]:
     deepest = sys.getrecursionlimit() if reduces else 0
     while left:
         one, depth = left.pop()
-        kind = type(one)
         if id(one) in seen:
             continue
         seen[id(one)] = one
+        kind = type(one)
+        items: Iterable[Any] = ()
         if kind is MessagePort:
             if may_depart(one):
                 found[id(one)] = one
         elif kind in _COLLECTIONS:
-            left += [(item, depth) for item in tuple(one) if type(item) not in _ATOMS]
+            items = tuple(one)
         elif kind is dict:
-            left += [(item, depth) for pair in list(one.items()) for item in pair if type(item) not in _ATOMS]
+            items = chain(tuple(one), tuple(one.values()))
         elif depth < deepest:
-            left += [(item, depth + 1) for item in _inside(one) if type(item) not in _ATOMS]
+            items = _inside(one)
+            depth += 1
         else:
             # Objects that make others whenever they are reduced have no end.
             deepest = 0
+        left += [(item, depth) for item in items if type(item) not in _ATOMS]
     return found
 
 
@@ -158,9 +163,10 @@ def _inside(one: Any) -> list[Any]:
     try:
         reducer = copyreg.dispatch_table.get(kind)
         reduction: Any = one.__reduce_ex__(_PROTOCOL) if reducer is None else reducer(one)
-        parts = [] if isinstance(reduction, str) else list(reduction)
-        # Behind the state there are iterators over items.
-        return [*parts[:3], *(list(items or ()) for items in parts[3:5])]
+        if isinstance(reduction, str):
+            return []
+        # What is called, with which arguments; the state; and iterators over items.
+        return [reduction[0], *reduction[1], *reduction[2:3], *(list(items) for items in reduction[3:5] if items)]
     except Exception:
         return []
 
