@@ -472,7 +472,7 @@ cdef class MessagePort(EventTarget):
         self._attached = process_number
 
     def __del__(self):
-        # Before the garbage collector clears anything: the peer, which may be garbage too, is told of the close. If that
+        # Before the garbage collector clears anything: the peer, which may be garbage too, is told of the close. If it
         # has a listener, it is put into a task queue, where the collector finds it again and lets it be (PEP 442).
         if self._channel != NULL and self.attached():
             self._posting = 0
@@ -966,7 +966,7 @@ cdef class MessagePort(EventTarget):
     def send_many(self, messages, /):
         """Send every message of an iterable, in order, with one synchronisation per batch.
 
-        In a bounded channel it waits for room. Messages that come before one that raises have been sent. A batch is sent
+        In a bounded channel it waits for room. Messages that come before one that raises have been sent. A batch goes
         when 256 messages have been yielded, or all: an iterable must not wait for the answer to what it has yielded.
 
         :raises ChannelClosedError: when the channel is closed, or this port was transferred away.
