@@ -3,6 +3,7 @@
 What only processes have is in test_process_worker.py.
 """
 
+import contextlib
 import gc
 import queue
 import threading
@@ -12,7 +13,7 @@ import pytest
 
 import targets
 from loops import ASYNCIO_LOOPS, GUARD, Collector, run
-from messagechannel import ChannelClosedError, ErrorEvent, MessageChannel, MessagePort, Worker
+from messagechannel import ChannelClosedError, ErrorEvent, MessageChannel, MessagePort, Worker, wait
 
 
 @pytest.fixture(params=["thread", "process"])
@@ -279,6 +280,30 @@ def test_an_exception_that_cannot_be_shown_becomes_an_error_event_that_names_it(
     assert "in fail_without_words\n" in event.traceback
     worker.join(GUARD)
     assert excepthook.empty()
+
+
+@pytest.mark.parametrize("how", ["dropped", "collected"])
+def test_a_worker_with_a_finalizer_of_its_own_closes_all_the_same(how):
+    class Own(Worker):
+        def __del__(self):
+            finalized.append(True)
+
+    finalized, ended = [], threading.Event()
+
+    def target(port):
+        port.post_message("waits here")
+        with contextlib.suppress(ChannelClosedError):
+            port.receive(GUARD)
+        ended.set()
+
+    worker = Own(target)
+    wait([worker], GUARD)
+    if how == "collected":
+        worker.itself = worker
+    del worker
+    gc.collect()
+    assert finalized == [True]
+    assert ended.wait(GUARD)
 
 
 def test_a_system_exit_ends_a_thread_without_an_error(excepthook):

@@ -481,6 +481,8 @@ cdef class MessagePort(EventTarget):
     def __dealloc__(self):
         if self._channel != NULL:
             if self.attached():
+                # Again: a subclass may have a __del__ of its own.
+                self.sever()
                 self.discard_messages()
             release_channel(self._channel)
 
@@ -2228,6 +2230,7 @@ cdef int clear_port(PyObject *o) noexcept:
     cdef MessagePort self = <MessagePort>o
     cdef int answer = clear_target(o) or clear_fields_of_port(o)
     if self._channel != NULL and self.attached():
+        self.sever()
         self.discard_messages()
     return answer
 
