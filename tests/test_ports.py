@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import messagechannel
 from ends import MessageChannel, eventually, is_far, local
 from messagechannel import ChannelClosedError, DataCloneError, MessagePort, PortStatistics, wait
 
@@ -38,9 +39,12 @@ def test_a_capacity_of_the_wrong_type_is_refused(capacity):
         MessageChannel(capacity=capacity)
 
 
-def test_a_channel_takes_no_positional_argument():
-    with pytest.raises(TypeError):
-        MessageChannel(3)
+@pytest.mark.parametrize(
+    ("arguments", "named", "given"), [((10,), {}, "10"), ((), {"size": 4}, "size=4"), (("x",), {"copy": False}, "'x'")]
+)
+def test_other_arguments_of_a_channel_are_refused_and_named(arguments, named, given):
+    with pytest.raises(TypeError, match=f"MessageChannel takes capacity=... and copy=..., by name, not {given}$"):
+        messagechannel.MessageChannel(*arguments, **named)
 
 
 @local("the pair that MessageChannel makes is local")

@@ -1935,7 +1935,7 @@ cdef class MessageChannel:
     :param copy: False hands messages over by reference instead of cloning them. Transfer lists work all the same.
     :ivar port1: the first port.
     :ivar port2: the second port.
-    :raises TypeError: for a capacity that is not an integer.
+    :raises TypeError: for a capacity that is not an integer, and for other arguments.
     :raises ValueError: for a capacity below 1.
     """
 
@@ -1943,7 +1943,11 @@ cdef class MessageChannel:
     cdef readonly MessagePort port1
     cdef readonly MessagePort port2
 
-    def __cinit__(self, *, capacity=None, copy=True):
+    def __cinit__(self, *others, capacity=None, copy=True, **named):
+        if others or named:
+            # Cython would say that of __cinit__.
+            given = [*map(repr, others), *(f"{name}={value!r}" for name, value in named.items())]
+            raise TypeError(f"MessageChannel takes capacity=... and copy=..., by name, not {', '.join(given)}")
         self.port1, self.port2 = entangled_ports(MessagePort, capacity, copy)
 
     @classmethod
