@@ -128,11 +128,11 @@ def test_stream(compare):
     compare(
         "stream from one thread to another",
         {
-            "post_message / receive": lambda: stream(200_000, 1, ours),
-            "SimpleQueue": lambda: stream(200_000, 1, simple_queue),
+            "post_message / receive": lambda: stream(1_000_000, 1, ours),
+            "SimpleQueue": lambda: stream(1_000_000, 1, simple_queue),
             "queue.Queue": lambda: stream(10_000, 1, plain_queue),
-            "deque, polled": lambda: stream(200_000, 1, plain_deque),
-            CALLED: lambda: called(200_000),
+            "deque, polled": lambda: stream(1_000_000, 1, plain_deque),
+            CALLED: lambda: called(1_000_000),
             ALONE: alone("bench_ring", "stream", 1_000_000),
         },
         {"SimpleQueue": 1.0 if GIL else 2.5},
@@ -143,9 +143,9 @@ def test_stream_in_batches(compare):
     compare(
         f"the same in batches of {BATCH}",
         {
-            "send_many / receive_many": lambda: in_batches(800 * BATCH),
-            "SimpleQueue, one by one": lambda: stream(200_000, 1, simple_queue),
-            LISTED: lambda: listed(800 * BATCH),
+            "send_many / receive_many": lambda: in_batches(4_000 * BATCH),
+            "SimpleQueue, one by one": lambda: stream(1_000_000, 1, simple_queue),
+            LISTED: lambda: listed(4_000 * BATCH),
             ALONE: alone("bench_ring", "batches", 4_000 * BATCH),
         },
         {"SimpleQueue, one by one": 1.0 if GIL else 5},
@@ -156,10 +156,10 @@ def test_two_to_two(compare):
     compare(
         "two threads to two others",
         {
-            "post_message / receive": lambda: stream(200_000, 2, ours),
-            "SimpleQueue": lambda: stream(200_000, 2, simple_queue),
+            "post_message / receive": lambda: stream(1_000_000, 2, ours),
+            "SimpleQueue": lambda: stream(1_000_000, 2, simple_queue),
             "queue.Queue": lambda: stream(10_000, 2, plain_queue),
-            "deque, polled": lambda: stream(200_000, 2, plain_deque),
+            "deque, polled": lambda: stream(1_000_000, 2, plain_deque),
         },
         {"SimpleQueue": 1.0 if GIL else 2},
     )
@@ -179,8 +179,8 @@ def test_two_channels(compare):
     compare(
         "post and receive, in each of two threads with a channel of its own",
         {
-            "two threads": lambda: together(200_000, to_itself(100_000), to_itself(100_000)),
-            "one thread": lambda: together(100_000, to_itself(100_000)),
+            "two threads": lambda: together(1_000_000, to_itself(500_000), to_itself(500_000)),
+            "one thread": lambda: together(500_000, to_itself(500_000)),
         },
         {} if GIL else {"one thread": 1 / 1.8},
     )
