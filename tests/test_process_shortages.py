@@ -152,10 +152,15 @@ def answer(port, other=None):
 
 def start_workers_without_descriptors(start_method, left):
     mine, yours = far_channel()
-    # What Python and multiprocessing open once and for all is open.
+    # What Python and multiprocessing open once and for all is open, and the thread runs that hears a worker's end.
     with Worker(answer, kind="process", start_method=start_method) as warm:
         warm.join(PATIENCE)
     del warm
+    here, there = MessageChannel()
+    heard = threading.Event()
+    there.onmessage = lambda event: heard.set()
+    here.post_message(None)
+    assert heard.wait(PATIENCE)
     before = Footprint()
     with descriptors_left(left), refused():
         Worker(answer, yours, kind="process", start_method=start_method)
