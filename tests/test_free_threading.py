@@ -1005,6 +1005,11 @@ def test_ports_that_hear_the_close_of_each_other_are_collected_whole(monkeypatch
         while any(port() is not None for port in gone) and time.monotonic() < end:
             gc.collect()
         assert [port() for port in gone] == [None] * len(gone)
+    # What is in the dispatcher's queue by now is run before this is heard.
+    here, there = MessageChannel()
+    there.onmessage = last = Collector()
+    here.post_message("last")
+    last.wait_for(1)
     assert not errors
     # One of each two, for the other has been finalized by then.
     assert heard
