@@ -12,6 +12,8 @@ import threading
 
 import pytest
 
+from messagechannel import MessageChannel
+
 try:
     import uvloop
 except ImportError:
@@ -225,6 +227,14 @@ class Collector:
                 return self.data
             await tasks.sleep(0.001 if len(self.data) else 0.005)
         raise AssertionError(f"only {self.data!r:.300} came")
+
+
+def let_the_dispatcher_finish():
+    """Return when the dispatcher thread, which runs from here on if it did not, has done what it had to do by now."""
+    here, there = MessageChannel()
+    there.onmessage = last = Collector()
+    here.post_message("last")
+    last.wait_for(1)
 
 
 class Unraisable:

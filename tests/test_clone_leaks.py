@@ -126,8 +126,8 @@ def test_no_memory_is_left(value):
         gc.collect()
 
     blocks = []
-    for _ in range(4):
+    for _ in range(8):
         clone(200)
         blocks.append(sys.getallocatedblocks())
-    # CPython itself keeps something now and then; each clone would in each round.
-    assert min(after - before for before, after in itertools.pairwise(blocks)) < 100
+    # CPython itself keeps something now and then; a clone would in each round.
+    assert min(after - before for before, after in itertools.pairwise(blocks)) < 50

@@ -18,7 +18,7 @@ from weakref import ref
 
 import pytest
 
-from loops import GUARD, Collector
+from loops import GUARD, Collector, Unraisable, let_the_dispatcher_finish
 from messagechannel import (
     ChannelClosedError,
     DataCloneError,
@@ -979,8 +979,7 @@ def test_garbage_is_collected_while_others_post():
 
 def test_ports_that_hear_the_close_of_each_other_are_collected_whole(monkeypatch):
     """The collector clears what a listener needs. So none may run by then, or all that it needs is to stay."""
-    errors, heard = [], []
-    monkeypatch.setattr(sys, "unraisablehook", errors.append)
+    unraisable, heard = Unraisable(monkeypatch), []
 
     class Listener:
         def __init__(self):
@@ -1005,12 +1004,8 @@ def test_ports_that_hear_the_close_of_each_other_are_collected_whole(monkeypatch
         while any(port() is not None for port in gone) and time.monotonic() < end:
             gc.collect()
         assert [port() for port in gone] == [None] * len(gone)
-    # What is in the dispatcher's queue by now is run before this is heard.
-    here, there = MessageChannel()
-    there.onmessage = last = Collector()
-    here.post_message("last")
-    last.wait_for(1)
-    assert not errors
+    let_the_dispatcher_finish()
+    assert not unraisable.errors
     # One of each two, for the other has been finalized by then.
     assert heard
 

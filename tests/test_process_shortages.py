@@ -17,6 +17,7 @@ from multiprocessing.reduction import ForkingPickler
 import pytest
 
 import targets
+from loops import let_the_dispatcher_finish
 from messagechannel import ChannelClosedError, MessageChannel, SharedBuffer, Worker, _far
 from victims import FILLER, PATIENCE, Footprint, apart, far_channel, fill_the_ring, seconds_to_close, until, victim
 
@@ -156,11 +157,7 @@ def start_workers_without_descriptors(start_method, left):
     with Worker(answer, kind="process", start_method=start_method) as warm:
         warm.join(PATIENCE)
     del warm
-    here, there = MessageChannel()
-    heard = threading.Event()
-    there.onmessage = lambda event: heard.set()
-    here.post_message(None)
-    assert heard.wait(PATIENCE)
+    let_the_dispatcher_finish()
     before = Footprint()
     with descriptors_left(left), refused():
         Worker(answer, yours, kind="process", start_method=start_method)

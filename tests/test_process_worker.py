@@ -113,18 +113,23 @@ def test_ports_may_be_among_the_arguments(method):
     worker.join(GUARD)
 
 
+def assert_closed_but_kept_by(port, worker):
+    """Check that a target's port has closed, and that its process stays while this one leads to an echo there."""
+    with pytest.raises(ChannelClosedError):
+        worker.receive(GUARD)
+    port.post_message("still there")
+    assert port.receive(GUARD) == "still there"
+    assert worker.is_alive()
+    port.close()
+    worker.join(GUARD)
+    assert worker.exitcode == 0
+
+
 @pytest.mark.parametrize("method", START_METHODS)
 def test_the_port_of_a_target_that_has_returned_closes_though_its_process_stays(method):
     here, there = MessageChannel()
     worker = Worker(targets.answer_by_another_port_for_ever, there, kind="process", start_method=method)
-    with pytest.raises(ChannelClosedError):
-        worker.receive(GUARD)
-    here.post_message("still there")
-    assert here.receive(GUARD) == "still there"
-    assert worker.is_alive()
-    here.close()
-    worker.join(GUARD)
-    assert worker.exitcode == 0
+    assert_closed_but_kept_by(here, worker)
 
 
 def test_a_start_method_is_for_processes():
@@ -253,14 +258,7 @@ def test_the_port_of_a_target_that_has_returned_closes_although_another_port_kee
     worker = Worker(targets.leave_a_listener_elsewhere, kind="process")
     here, there = MessageChannel()
     worker.post_message(None, [there])
-    with pytest.raises(ChannelClosedError):
-        worker.receive(GUARD)
-    here.post_message("x")
-    assert here.receive(GUARD) == "x"
-    assert worker.is_alive()
-    here.close()
-    worker.join(GUARD)
-    assert worker.exitcode == 0
+    assert_closed_but_kept_by(here, worker)
 
 
 def test_what_was_posted_arrives_although_the_target_returns_at_once():

@@ -251,13 +251,17 @@ def test_a_target_that_leaves_listeners_stays_reachable():
 # ---- errors ----
 
 
-def test_an_exception_in_the_target_becomes_an_error_event(kind, excepthook):
-    worker = Worker(targets.fail, kind=kind)
-    collector = Collector()
-    worker.onerror = collector
+def error_event_of(worker):
+    """Have a target that waits for a message go on, and return the event for the exception that leaves it."""
+    worker.onerror = collector = Collector()
     worker.post_message("go")
     collector.wait_for(1)
-    event = collector.events[0]
+    return collector.events[0]
+
+
+def test_an_exception_in_the_target_becomes_an_error_event(kind, excepthook):
+    worker = Worker(targets.fail, kind=kind)
+    event = error_event_of(worker)
     assert type(event) is ErrorEvent
     assert (event.type, event.target, event.is_trusted) == ("error", worker, True)
     assert isinstance(event.error, ValueError)
@@ -270,11 +274,7 @@ def test_an_exception_in_the_target_becomes_an_error_event(kind, excepthook):
 
 def test_an_exception_that_cannot_be_shown_becomes_an_error_event_that_names_it(kind, excepthook):
     worker = Worker(targets.fail_without_words, kind=kind)
-    collector = Collector()
-    worker.onerror = collector
-    worker.post_message("go")
-    collector.wait_for(1)
-    event = collector.events[0]
+    event = error_event_of(worker)
     assert isinstance(event.error, targets.SpeechlessError)
     assert event.message == "SpeechlessError: <exception str() failed>"
     assert "in fail_without_words\n" in event.traceback
