@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from ends import eventually
-from messagechannel import ChannelClosedError
+from ends import FarChannel, eventually
+from messagechannel import ChannelClosedError, _far
 from puppet import GUARD, Puppet
 from targets import LINK_BYTES
 
@@ -101,6 +101,22 @@ def test_what_nobody_takes_stays_out_of_shared_memory(puppet, make):
                 assert shared_memory(puppet) <= 2 * BUDGET + 2 * LARGE + SLACK
         assert puppet.call("a", "receive", 0.01) is TimeoutError
         eventually(lambda: shared_memory(puppet) <= SLACK)
+
+
+def mappings():
+    with open("/proc/self/maps") as maps:
+        return sum("/memfd:messagechannel" in line for line in maps)
+
+
+def test_a_link_that_has_ended_is_not_kept_until_its_segments_would_be_given_back(monkeypatch):
+    monkeypatch.setattr(_far, "SEGMENT_SECONDS", 1000.0)
+    before = mappings()
+    with FarChannel() as (here, there):
+        post(here, as_buffer(1))
+        assert there.receive(GUARD) == as_buffer(1)
+        assert mappings() > before
+    del here, there
+    eventually(lambda: mappings() <= before)
 
 
 def test_what_is_larger_than_all_that_may_be_under_way_goes_alone(puppet):

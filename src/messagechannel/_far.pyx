@@ -20,7 +20,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 import os
 import sys
+from functools import partial
 from time import monotonic, sleep
+from weakref import ref
 
 from messagechannel._core import MessagePort
 from messagechannel._fields import Fields, Reader
@@ -100,10 +102,18 @@ def _forget_the_parents_links():
 after_fork_in_child(_forget_the_parents_links)
 
 
+def _call_if_alive(link, name):
+    """Call a method of a link that a timer has only a weak reference to, lest what has ended is kept mapped."""
+    far = link()
+    if far is not None:
+        getattr(far, name)()
+
+
 @cython.final
 cdef class Far(Link):
     """The link of one channel. The reactor has it, and a reference to the channel, until the link ends."""
 
+    cdef object __weakref__
     # Of the channel; whoever calls has a reference to it.
     cdef channel *_channel
     # The near side.
@@ -160,7 +170,7 @@ cdef class Far(Link):
         self._rouse()
         if links_beginning == NESTED:
             self._stalled = True
-            return self._once(&self._looking, 0, self._look_again)
+            return self._once(&self._looking, 0, "_look_again")
         links_beginning += 1
         try:
             self.pump()
@@ -287,18 +297,18 @@ cdef class Far(Link):
 
     # -- what a link asks for --
 
-    cdef int _once(self, shared_number *pending, seconds, callback) except -1:
-        """Have `callback` called later, unless that is pending. It stores False there."""
+    cdef int _once(self, shared_number *pending, seconds, str method) except -1:
+        """Have a method called later, unless that is pending. It stores False there."""
         if shared_claim(pending, False, True):
             try:
-                _reactor.call_later(seconds, callback)
+                _reactor.call_later(seconds, partial(_call_if_alive, ref(self), method))
             except BaseException:
                 pending[0] = False
                 raise
         return 0
 
     cdef int _try_again(self) except -1:
-        return self._once(&self._trying, SHORTAGE_SECONDS, self._go_on_later)
+        return self._once(&self._trying, SHORTAGE_SECONDS, "_go_on_later")
 
     def _go_on_later(self):
         cdef channel *c = self._hold()
@@ -310,14 +320,14 @@ cdef class Far(Link):
                 release_channel(c)
 
     cdef int look_later(self) except -1:
-        return self._once(&self._looking, 5 * SHORTAGE_SECONDS, self._look_again)
+        return self._once(&self._looking, 5 * SHORTAGE_SECONDS, "_look_again")
 
     def _look_again(self):
         self._looking = False
         self.look()
 
     cdef int _lent(self) except -1:
-        return self._once(&self._trimming, SEGMENT_SECONDS, self._trim_later)
+        return self._once(&self._trimming, SEGMENT_SECONDS, "_trim_later")
 
     def _trim_later(self):
         cdef channel *c = self._hold()
