@@ -632,12 +632,14 @@ int link_lend_segment(far_link *l, size_t size, void **address, int *descriptor)
     return (int)(s - l->outgoing);
 }
 
-void link_recall_segment(far_link *l, int number, size_t size)
+void link_recall_segment(far_link *l, int number, size_t size, bool is_new)
 {
     add(&l->header->lent_bytes[l->side ^ 1], -(uint64_t)size);
     if (number == LINK_ONCE)
         return;
-    unmap_segment(&l->outgoing[number]);
+    /* One that the receiver knows stays what it was. */
+    if (is_new)
+        unmap_segment(&l->outgoing[number]);
     atomic_store_explicit(&l->header->lent[l->side ^ 1][number], 0, memory_order_relaxed);
 }
 

@@ -250,8 +250,8 @@ bool link_may_lend(far_link *l, size_t size);
 /* Memory for a large buffer. Returns the segment's number or LINK_ONCE, whose memory is the caller's to unmap; -1 with
    errno. *descriptor is to be sent with the message, or -1 where the other side has it. */
 int link_lend_segment(far_link *l, size_t size, void **address, int *descriptor);
-/* What was lent is not sent after all. */
-void link_recall_segment(far_link *l, int number, size_t size);
+/* What was lent, with a descriptor if it is new, is not sent after all. */
+void link_recall_segment(far_link *l, int number, size_t size, bool is_new);
 /* Gives back the memory of segments that were not used since `before`; true when one is left to be looked at later. */
 bool link_trim(far_link *l, int64_t before);
 /* Gives back the memory of all segments: nothing more will be sent. */

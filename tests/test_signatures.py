@@ -149,7 +149,7 @@ import sys
 before = set(sys.modules)
 import messagechannel
 with messagechannel.MessageChannel() as (port1, port2):
-    port2.onmessage = print
+    port2.onmessage = [].append
     port1.post_message(1)
     port2.onmessage = None
     port1.post_message({"a": [1]})

@@ -134,7 +134,7 @@ static void test_no_more_is_under_way_than_may_be(void)
     link_count_borrowed(p.there, 3 * quarter);
     link_finish(p.there);
     CHECK(has_bell(p.here) && link_may_lend(p.here, 3 * quarter) && !link_may_lend(p.here, 3 * quarter + 1));
-    link_recall_segment(p.here, LINK_ONCE, quarter);
+    link_recall_segment(p.here, LINK_ONCE, quarter, true);
     CHECK(link_may_lend(p.here, 3 * LINK_BUDGET));
     /* Who says that it took more than there was is not believed, and nobody waits for it. */
     link_count_borrowed(p.there, 1);

@@ -409,7 +409,12 @@ cdef bint _are_items(object args, object value) except -1:
     if not isinstance(value, tuple):
         return False
     items = tuple(tuple.__iter__(value))
-    return len(args) == len(items) and all([a is b for a, b in zip(args, items)])
+    if len(args) != len(items):
+        return False
+    for one, other in zip(args, items):
+        if one is not other:
+            return False
+    return True
 
 
 cdef object _clone_arguments(walk *w, object args, object value):

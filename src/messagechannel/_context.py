@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 # thread that waits here runs some Python this often, in seconds.
 SETTLE_SECONDS: float | None = 0.1 if "t" in sys.abiflags else None
 
-# How long interpreter exit waits for the dispatcher thread to deliver what was posted before, in seconds.
+# How long interpreter exit waits for the dispatcher thread to deliver what was posted before, in seconds; and how often
+# it waits for what listeners have posted meanwhile.
 EXIT_PATIENCE = 5.0
+EXIT_ROUNDS = 100
 
 
 def settle() -> None:
@@ -169,12 +171,24 @@ class Dispatcher:
             callback()
 
     def _finish(self) -> None:
-        # What lies in front of this task was posted before it; a listener that posts to itself without end
-        # therefore ends here, and one that never returns is given up on.
+        # What lies in front of a task was posted before it; a listener that posts to itself without end therefore ends
+        # here after some rounds, and one that never returns is given up on.
+        from time import monotonic
+
+        end = monotonic() + EXIT_PATIENCE
         delivered = allocate_lock()
         delivered.acquire()
-        self.tasks.put(delivered.release)
-        delivered.acquire(timeout=EXIT_PATIENCE)
+        idle = False
+
+        def pass_by() -> None:
+            nonlocal idle
+            idle = self.tasks.is_idle()
+            delivered.release()
+
+        for _ in range(EXIT_ROUNDS):
+            self.tasks.put(pass_by)
+            if not delivered.acquire(timeout=max(0.0, end - monotonic())) or idle:
+                return
 
     def _end(self) -> None:
         # A task as any other: what lies in front of it was posted before.

@@ -26,7 +26,7 @@ Threads. Any thread may call any method of any port, with or without a GIL. What
 """
 
 cimport cython
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.exc cimport PyErr_CheckSignals, PyErr_SetObject
 from cpython.list cimport PyList_New
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
@@ -60,7 +60,7 @@ from messagechannel._tasks cimport TaskQueue, Visit, current_tasks, visit_item
 from messagechannel._transfer cimport Transfer
 from messagechannel._transport cimport (
     Envelope, Figures, Sealed, Transport, discard, is_by_value, is_envelope, item_by_value, open_item, owned_item,
-    unopened,
+    taken, unopened,
 )
 
 
@@ -265,6 +265,17 @@ cdef int64_t deadline_of(object timeout) except -1:
     return INT64_MAX if seconds >= <double>(INT64_MAX - now) / NANOSECONDS else now + <int64_t>(seconds * NANOSECONDS)
 
 
+def seconds_of(timeout):
+    """Return a timeout as a float, infinity for None.
+
+    :raises TypeError: for what is not a number.
+    :raises ValueError: for a negative number or NaN.
+    """
+    if deadline_of(timeout) == INT64_MAX:
+        return float("inf")
+    return float(timeout)
+
+
 # ---- waiting ----
 
 @cython.final
@@ -395,18 +406,24 @@ cdef class Outgoing:
     cdef PyObject *item(self) except NULL:
         """Detach what is transferred and return an owned queue item. The caller has called ``transfer.check``.
 
-        Only a ``__transfer__`` can make it raise.
+        What a ``__transfer__`` raises, or what it returned that can't be sent, leaves the rest of the list as it was; and
+        so does another thread that has transferred or exported an item since the check.
         """
         cdef Envelope envelope
         cdef PyObject *item
         if self.transfer is None:
             item = NULL if self.by_reference else item_by_value(<PyObject *>self.data)
             return item if item != NULL else owned_item(self.data)
+        self.transfer.call_methods()
+        if self.transport is not None:
+            self.transport.rehearse(self.data)
         self.transfer.depart()
+        self.transfer.move_storage()
         if not move_handles(self.transfer.items, self.transfer.received):
-            # Another thread has been faster since: now this says with which.
+            self.transfer.move_storage_back(len(self.transfer.items))
+            # Now this says with which.
             self.transfer.check()
-        self.transfer.move()
+        self.transfer.move_rest()
         ports = tuple([port for port in self.transfer.received if isinstance(port, MessagePort)])
         if self.transport is not None:
             self.transport.seal(self.data)
@@ -460,8 +477,13 @@ cdef class MessagePort(EventTarget):
 
     @staticmethod
     cdef MessagePort make(type cls, channel *c, uint32_t side):
-        """Make the attached handle of a side; takes over a reference to the channel."""
-        cdef MessagePort self = construct_port(cls, <PyObject *>(), NULL)
+        """Make the attached handle of a side; takes over a reference to the channel, whatever is raised."""
+        cdef MessagePort self
+        try:
+            self = construct_port(cls, <PyObject *>(), NULL)
+        except BaseException:
+            release_channel(c)
+            raise
         self._bind(c, side)
         return self
 
@@ -1178,12 +1200,23 @@ cdef class MessagePort(EventTarget):
         envelope = unopened(item)
         return message_event(envelope.open(), envelope.ports, self)
 
-    cdef int _append(self, list messages, PyObject *item) except -1:
-        """Add the message in an owned item; one that can't be rebuilt must not take the others with it."""
+    cdef int _append(self, list messages, void **items, size_t n) except -1:
+        """Add the messages in owned items; one that can't be rebuilt must not take the others with it.
+
+        What is no Exception, such as a KeyboardInterrupt, does.
+        """
+        cdef size_t i = 0
         try:
-            messages.append(open_item(item))
-        except Exception as error:
-            report(error, self)
+            while i < n:
+                i += 1
+                try:
+                    messages.append(open_item(<PyObject *>items[i - 1]))
+                except Exception as error:
+                    report(error, self)
+        finally:
+            while i < n:
+                discard(<PyObject *>items[i])
+                i += 1
         return 0
 
     cdef size_t _fill(self, list messages, size_t filled, void **items, size_t n) except? 0:
@@ -1197,8 +1230,7 @@ cdef class MessagePort(EventTarget):
             filled += i
         if i < n:
             cut_slots(messages, filled)
-            for i in range(i, n):
-                self._append(messages, <PyObject *>items[i])
+            self._append(messages, items + i, n - i)
             filled = <size_t>len(messages)
         return filled
 
@@ -1208,7 +1240,7 @@ cdef class MessagePort(EventTarget):
         The port is attached, or there is a first one.
         """
         cdef void *chunk[CHUNK]
-        cdef size_t n, i, filled = 0, done = 0
+        cdef size_t n, filled = 0, done = 0
         cdef ring *queue = &self.inbox().inbox
         cdef list messages
         cdef Transport transport
@@ -1222,35 +1254,37 @@ cdef class MessagePort(EventTarget):
             messages = []
             limit = 1
         if first != NULL:
-            filled = self._fill(messages, 0, <void **>&first, 1)
             limit -= 1
-        while done < limit:
-            n = ring_pop_many(queue, chunk, min(limit - done, <size_t>CHUNK))
-            if n == 0:
-                break
-            done += n
-            filled = self._fill(messages, filled, chunk, n)
-            ring_return_room(queue, n)
-        cut_slots(messages, filled)
-        if self._channel.transport != NULL:
-            transport = self.transport()
-            if done:
-                transport.taken_before(ring_popped(queue))
+        try:
+            if first != NULL:
+                filled = self._fill(messages, 0, <void **>&first, 1)
             while done < limit:
-                try:
-                    n = transport.take_many(chunk, min(limit - done, <size_t>CHUNK))
-                except (MemoryError, OSError):
-                    # It stays, and whoever receives it is told; what was taken before it is to be returned.
-                    if done == 0 and first == NULL:
-                        raise
-                    break
+                n = ring_pop_many(queue, chunk, min(limit - done, <size_t>CHUNK))
                 if n == 0:
                     break
                 done += n
-                for i in range(n):
-                    self._append(messages, <PyObject *>chunk[i])
-        if done:
-            self.attend()
+                ring_return_room(queue, n)
+                if self._channel.transport != NULL:
+                    self.transport().taken_before(ring_popped(queue))
+                filled = self._fill(messages, filled, chunk, n)
+            cut_slots(messages, filled)
+            if self._channel.transport != NULL:
+                transport = self.transport()
+                while done < limit:
+                    try:
+                        n = transport.take_many(chunk, min(limit - done, <size_t>CHUNK))
+                    except (MemoryError, OSError):
+                        # It stays, and whoever receives it is told; what was taken before it is to be returned.
+                        if done == 0 and first == NULL:
+                            raise
+                        break
+                    if n == 0:
+                        break
+                    done += n
+                    self._append(messages, chunk, n)
+        finally:
+            if done:
+                self.attend()
         return messages
 
     def receive_many(self, limit=None, timeout=None):
@@ -1548,7 +1582,8 @@ cdef class MessagePort(EventTarget):
         cdef dict registrations = self._lock_listeners()
         cdef bint here = self.attached() and <void *>self._tasks == <void *>tasks
         cdef bint dispatches = here and self._started and (self._heard & HEARS_MESSAGE) != 0
-        cdef bint ended
+        cdef bint came = False, ended
+        cdef taken raw
         cdef c_bool attention = False
         cdef object trouble = None
         if dispatches:
@@ -1556,16 +1591,20 @@ cdef class MessagePort(EventTarget):
             if item != NULL:
                 transport.taken_before(ring_popped(&e.inbox))
             else:
-                try:
-                    transport.take_many(<void **>&item, 1)
-                except Exception as error:
-                    trouble = error
-        ended = here and item == NULL and self._close_event_is_due()
+                came = transport.take_raw(&raw)
+        ended = here and item == NULL and not came and self._close_event_is_due()
         if ended:
             e.close_told = True
-        if item == NULL:
+        if item == NULL and not came:
             self._roused = False
         spin_release(&e.lock)
+        if came:
+            try:
+                item = transport.item_of(&raw)
+            except Exception as error:
+                trouble = error
+            if item == NULL:
+                self._roused = False
         if attention:
             self.attend()
         if item != NULL:
@@ -1868,6 +1907,7 @@ cdef int take_for_task(object awaitable, PyObject **message) noexcept:
     cdef MessagePort port = self._port
     cdef PyObject *item
     cdef Envelope envelope
+    cdef object interruption = None
     if port is None or not port.attached() or port._without_waiting >= TASK_MESSAGES:
         return False
     if not shared_claim(&self._state, READY, STEPPING):
@@ -1879,6 +1919,14 @@ cdef int take_for_task(object awaitable, PyObject **message) noexcept:
         except Exception:
             # The slow way meets it again, and has a way out for it.
             pass
+        except BaseException as error:
+            # Of a signal's handler, which is met once.
+            interruption = error
+    if interruption is not None:
+        self._state = FINISHED
+        PyErr_SetObject(type(interruption), interruption)
+        message[0] = NULL
+        return True
     if item == NULL:
         self._state = READY
         return False
@@ -2066,6 +2114,13 @@ def revive(MessagePort port, MessagePort arrived):
     arrived.move_to(port)
 
 
+def taken_over(port):
+    """Return a new port, an object of this thread's own, that has taken over from one as if that was transferred."""
+    received = _make_empty_port(port)
+    _move_port(port, received)
+    return received
+
+
 cdef int rouse(object port) except -1:
     """Have a port's listeners get what came by the transport."""
     return (<MessagePort>port).rouse()
@@ -2084,7 +2139,13 @@ def entangled_ports(type cls, capacity=None, copy=True):
     c = channel_new(bound, bool(copy) is False)
     if c == NULL:
         raise MemoryError
-    return MessagePort.make(cls, c, 0), MessagePort.make(MessagePort, c, 1)
+    try:
+        port1 = MessagePort.make(cls, c, 0)
+    except BaseException:
+        # The other port's.
+        release_channel(c)
+        raise
+    return port1, MessagePort.make(MessagePort, c, 1)
 
 
 def queue_event(MessagePort port, Event event):

@@ -138,7 +138,7 @@ cdef extern from "link.h" nogil:
     bint link_is_deaf(const far_link *l) noexcept
     int link_lend_segment(far_link *l, size_t size, void **address, int *descriptor) noexcept
     bint link_may_lend(far_link *l, size_t size) noexcept
-    void link_recall_segment(far_link *l, int number, size_t size) noexcept
+    void link_recall_segment(far_link *l, int number, size_t size, bint is_new) noexcept
     bint link_is_reserved(const far_link *l) noexcept
     void link_drop_segments(far_link *l) noexcept
     bint link_trim(far_link *l, int64_t before) noexcept

@@ -214,7 +214,7 @@ cdef class EventTarget:
             for registration in registrations:
                 if not registration.handler and registration.callback() == listener:
                     return
-            if self._replace(name, registrations, (*registrations, Registration(listener, once, False))):
+            if self._replace(name, registrations, registrations + (Registration(listener, once, False),)):
                 self._listeners_changed()
                 return
 
@@ -332,7 +332,7 @@ cdef class EventTarget:
                     return 0
             if handler is None:
                 return 0
-            if self._replace(type, registrations, (*registrations, Registration(handler, False, True))):
+            if self._replace(type, registrations, registrations + (Registration(handler, False, True),)):
                 self._listeners_changed()
                 return 0
 

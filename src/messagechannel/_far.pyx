@@ -35,7 +35,7 @@ from messagechannel._core cimport (
     channel_of, close_channel, leave_behind, let_go, release_channel, rouse, take_back, take_hold, tell,
 )
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, c_bool, channel, channel_connect, channel_incref,
+    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, RING_NO_MEMORY, c_bool, channel, channel_connect, channel_incref,
     channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_take_claimed, endpoint_wake_all,
     far_link, link_abandon, link_arm, link_attach, link_claim, link_close_in, link_close_out, link_decref,
     link_end, link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news, link_hear,
@@ -119,8 +119,10 @@ cdef class Far(Link):
     # The near side.
     cdef uint32_t _side
     cdef int _socket
-    # Guards `_registered`, and with it the reactor's reference to the channel.
+    # Guards the two below, and with `_registered` the reactor's reference to the channel.
     cdef spin_lock _lock
+    # The reactor has a place for the socket.
+    cdef bint _placed
     cdef bint _registered
     # It is about to depart: nobody is to be told of anything.
     cdef shared_number _halted
@@ -128,8 +130,8 @@ cdef class Far(Link):
     cdef shared_number _trimming, _trying, _looking
 
     @staticmethod
-    cdef Far connect(channel *c, uint32_t side, far_link *link):
-        """Make a link the transport of a channel. The reference to the link is taken over.
+    cdef Far connect(channel *c, uint32_t side, far_link *link, bint placed):
+        """Make a link the transport of a channel. The reference to the link is taken over, unless it raises.
 
         None, and it is not, if another thread has made another link that.
         """
@@ -137,6 +139,7 @@ cdef class Far(Link):
         self._link = link
         self._channel = c
         self._side = side
+        self._placed = placed
         self._backlog = &c.side[side ^ 1].inbox
         self._socket = link.socket
         link_incref(link)
@@ -160,6 +163,7 @@ cdef class Far(Link):
             # Where the other thread that has this channel has closed it, the link may have ended already.
             if not link_ended(self._link):
                 _reactor.register(self._socket, self)
+                self._placed = True
                 channel_incref(self._channel)
                 self._registered = True
         # Who waits at the near side has armed its ring alone, and is to arm the link: he joined the list before he
@@ -181,11 +185,12 @@ cdef class Far(Link):
 
     cdef int _unregister(self) except -1:
         """Have the reactor forget this. The caller has a reference to the channel."""
+        cdef bint placed, registered
         spin_acquire(&self._lock)
-        registered = self._registered
-        self._registered = False
+        placed, registered = self._placed, self._registered
+        self._placed = self._registered = False
         spin_release(&self._lock)
-        if registered:
+        if placed:
             try:
                 _reactor.unregister(self._socket)
             except BaseException:
@@ -193,7 +198,8 @@ cdef class Far(Link):
                 _reactor.unregister(self._socket)
                 raise
             finally:
-                release_channel(self._channel)
+                if registered:
+                    release_channel(self._channel)
         return 0
 
     cdef channel *_hold(self) noexcept:
@@ -376,7 +382,7 @@ cdef class Far(Link):
         """
         cdef void *items[CHUNK]
         cdef size_t n, i
-        cdef int outcome
+        cdef int outcome, pushed
         cdef ring *inbox = &self.near().inbox
         if not link_reserve_in(self._link):
             self.wait_for_rest()
@@ -388,10 +394,17 @@ cdef class Far(Link):
                 n = self.take_letters(items, CHUNK, True, &outcome)
                 for i in range(n):
                     ring_reserve(inbox, 1)
-                    if ring_push(inbox, items[i]) < 0:
-                        raise MemoryError
+                    pushed = ring_push(inbox, items[i])
+                    if pushed < 0:
+                        while i < n:
+                            discard(<PyObject *>items[i])
+                            i += 1
+                        # Who is closed meanwhile has given up waiting for this.
+                        if pushed == RING_NO_MEMORY:
+                            raise MemoryError
+                        break
         except BaseException:
-            # The rest stays, to be received from there.
+            # What was not taken yet stays, to be received from there.
             link_told_before(self._link, ring_pushed(inbox))
             link_yield_in(self._link)
             raise
@@ -460,10 +473,13 @@ cdef class Far(Link):
         cdef link_figures f
         cdef size_t waiting = 0
         cdef Letter letter
+        cdef PyObject *item
         port = take_hold(c, self._side)
         for place, letter in backlog:
             queue = &c.side[self._side if place == 0 else self._side ^ 1].inbox
-            if ring_push(queue, <void *>letter_item(letter)) < 0:
+            item = letter_item(letter)
+            if ring_push(queue, item) < 0:
+                discard(item)
                 raise MemoryError
             if place == 0:
                 ring_reserve(queue, 1)
@@ -671,19 +687,27 @@ cdef class Spare:
 
     cdef far_link *link
     cdef list ends
+    # The reactor has a place for it.
+    cdef bint heard
 
     def __dealloc__(self):
+        if self.heard:
+            _reactor.unregister(self.link.socket)
         if self.link != NULL:
             link_decref(self.link)
 
 
 cdef Spare new_spare():
     cdef Spare spare = Spare.__new__(Spare)
+    cdef Descriptor one = Descriptor(-1), other = Descriptor(-1)
     cdef int ends[2]
+    spare.ends = [one, other]
     spare.link = link_new(ends)
     if spare.link == NULL:
         raise OSError(errno, f"no link for a port that is transferred: {os.strerror(errno)}")
-    spare.ends = [Descriptor(ends[0]), Descriptor(ends[1])]
+    one.fd, other.fd = ends
+    _reactor.prepare(spare.link.socket)
+    spare.heard = True
     return spare
 
 
@@ -758,11 +782,12 @@ cdef class Departure:
         cdef Spare spare = self._spares[-1]
         cdef Far far
         link_set_figures(spare.link, to_here, to_there)
-        far = Far.connect(c, side ^ 1, spare.link)
+        far = Far.connect(c, side ^ 1, spare.link, True)
         if far is None:
             return None
         # The far's.
         spare.link = NULL
+        spare.heard = False
         self._spares.pop()
         if c.closed_by != CHANNEL_OPEN:
             # Closed in this moment: what was posted before arrives.
@@ -839,18 +864,21 @@ def arrive(bytes state, list descriptors):
     """
     cdef far_link *link = NULL
     cdef channel *c = NULL
+    cdef Descriptor one, other
     cdef Far far
     try:
         try:
             number, capacity, letters, begun, segments, came, partial = read_state(state, len(descriptors))
         except ValueError as error:
             raise ValueError(f"this is no state of a port: {error}") from None
-        link = link_attach(descriptors[0].fd, descriptors[1].fd, number)
+        one, other = descriptors[0], descriptors[1]
+        link = link_attach(one.fd, other.fd, number)
         if link == NULL:
             raise OSError(errno, f"a port that came can't be attached: {os.strerror(errno)}")
-        descriptors.pop(0).detach()
-        descriptors.pop(0).detach()
+        # The link's.
+        one.fd = other.fd = -1
         try:
+            del descriptors[:2]
             backlog = []
             for place, tag, payload, count in letters:
                 backlog.append((place, Letter.make(tag, payload, descriptors[:count])))
@@ -866,7 +894,14 @@ def arrive(bytes state, list descriptors):
         except BaseException:
             link_decref(link)
             raise
-        far = Far.connect(c, number, link)
+        try:
+            far = Far.connect(c, number, link, False)
+        except BaseException:
+            link_decref(link)
+            # Both of the references that it was made with.
+            release_channel(c)
+            release_channel(c)
+            raise
         try:
             return far.resume_life(backlog, begun, capacity)
         finally:
@@ -916,7 +951,9 @@ cdef tuple read_state(bytes state, descriptors):
     number = read.number(1)
     capacity = read.number(sys.maxsize)
     came = read.number(descriptors)
-    segments = [read.number(LINK_SEGMENTS - 1) for _ in range(read.number(LINK_SEGMENTS))]
+    segments = []
+    for _ in range(read.number(LINK_SEGMENTS)):
+        segments.append(read.number(LINK_SEGMENTS - 1))
     needed = 2 + len(segments) + came
     letters = []
     for _ in range(read.number(len(state))):

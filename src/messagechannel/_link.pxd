@@ -2,7 +2,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from messagechannel._csrc cimport far_link, ring, shared_number
-from messagechannel._transport cimport Envelope, Sealed, Transport
+from messagechannel._transport cimport Envelope, Sealed, Transport, taken
 
 
 cdef enum:
@@ -35,6 +35,7 @@ cdef class Dispatch:
     # The far side takes nothing any more.
     cdef bint dropped
 
+    cdef int fill(self, uint8_t tag, list parts, list descriptors) except -1
     cdef bytes rest(self)
 
 
@@ -53,15 +54,17 @@ cdef class Link(Transport):
     # The channel was closed: the pump ends the link when all is sent.
     cdef shared_number _closing
 
-    cpdef int pump(self) except -1
+    cdef int pump(self) except -1
     cdef int resume(self) except -1
     cdef size_t take_letters(self, void **items, size_t limit, bint reserved, int *outcome) except? 0
+    cdef size_t _take(self, taken *messages, size_t limit, bint reserved, int *outcome, int *error) noexcept
+    cdef object _trouble(self, int *outcome, int error)
     cdef bint has_unsent(self) noexcept
     cdef int _all_sent(self) except -1
     cdef int _try_again(self) except -1
     cdef int _lent(self) except -1
     cdef int _dropped(self) except -1
-    cpdef bint trim(self, int64_t before) except -1
+    cdef bint trim(self, int64_t before) except -1
     cdef bint _send_descriptors(self) except -1
     cdef bint _wait_for_room(self) noexcept
     cdef int _leave_the_pump(self) except -1

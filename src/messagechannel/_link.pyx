@@ -38,11 +38,11 @@ from messagechannel._csrc cimport (
     link_figures, link_figures_in, link_figures_out, link_finish, link_id, link_is_deaf, link_is_reserved,
     link_lend_segment, link_longest, link_may_lend, link_message, link_next, link_piece, link_post_many,
     link_recall_segment, link_send_descriptors, link_taken_before, link_trim, link_write, link_written, ring_arm,
-    ring_length, ring_pop, ring_push, shared_claim, shared_memory_unmap, steal,
+    ring_length, ring_pop, ring_push, shared_claim, shared_memory_unmap,
 )
 from messagechannel._transfer cimport Transfer
 from messagechannel._transport cimport (
-    Envelope, Figures, Sealed, Transport, discard, envelope_of, is_envelope, open_item, owned_item, unopened,
+    Envelope, Figures, Sealed, Transport, discard, envelope_of, is_envelope, open_item, owned_item, taken, unopened,
 )
 from messagechannel._wire cimport Descriptor, Memory, Parcel, unpack
 from messagechannel._wire cimport pack as pack_parcel
@@ -67,18 +67,8 @@ cdef extern from "taken.h":
         uint64_t size
         uint32_t number
         uint32_t is_new
-    ctypedef struct loan:
-        void *address
-        size_t size
-    ctypedef struct taken:
-        PyObject *object
-        int *descriptors
-        loan **loans
-        uint32_t count
-        uint32_t loan_count
-        int error
-        uint8_t tag
     void end_loan(void *argument) noexcept
+    void drop_taken(taken *t) noexcept
     bint take_message(far_link *l, const link_message *m, taken *t) noexcept
 
 
@@ -121,6 +111,10 @@ cdef enum:
     SHUT
     TRY_AGAIN
     LEFT
+
+# Beside the outcomes of link_next: what is next can't be taken, for which an exception is set.
+cdef enum:
+    LINK_REFUSED = 100
 
 # How long a receiver that is awake needs at most to take a message, in seconds.
 TAKING_SECONDS = 0.0001
@@ -199,8 +193,10 @@ cdef class Letter(Sealed):
         for state, count in states_of(states):
             own, descriptors = descriptors[:count], descriptors[count:]
             ports.append(_arrive(state, own))
-        buffers = [buffer if type(buffer) is Memory else bytearray(buffer) for buffer in buffers]
-        return unpack(content, buffers, descriptors, ports), tuple(ports)
+        big = []
+        for buffer in buffers:
+            big.append(buffer if type(buffer) is Memory else bytearray(buffer))
+        return unpack(content, big, descriptors, ports), tuple(ports)
 
     cdef tuple take_apart(self):
         """Return what a letter is of: its buffers, what it says of ports, and the tag of its content and that itself.
@@ -276,6 +272,15 @@ cdef list states_of(bytes told):
 cdef class Dispatch:
     """A message that is being sent: what is left of it, in bytes that nobody changes."""
 
+    cdef int fill(self, uint8_t tag, list parts, list descriptors) except -1:
+        self.tag = tag
+        self.parts = parts
+        for part in parts:
+            self.length += <uint64_t>len(part)
+        self.descriptors = descriptors
+        self.count = <uint32_t>len(descriptors)
+        return 0
+
     cdef bytes rest(self):
         """Return what is left of the payload."""
         if self.offset == 0:
@@ -285,12 +290,7 @@ cdef class Dispatch:
 
 cdef Dispatch dispatch_of(uint8_t tag, list parts, list descriptors):
     cdef Dispatch self = Dispatch.__new__(Dispatch)
-    self.tag = tag
-    self.parts = parts
-    for part in parts:
-        self.length += <uint64_t>len(part)
-    self.descriptors = descriptors
-    self.count = <uint32_t>len(descriptors)
+    self.fill(tag, parts, descriptors)
     return self
 
 
@@ -393,6 +393,7 @@ cdef tuple write_letter(list buffers, bytes states, uint8_t tag, list content, s
     cdef bytes segments = b""
     # The bytes of segments that are none, what was lent, and the descriptors of segments that are new.
     cdef list inlined = [], lent = [], new = []
+    cdef Lent one
     head.content = 0
     try:
         for buffer in buffers:
@@ -412,40 +413,57 @@ cdef tuple write_letter(list buffers, bytes states, uint8_t tag, list content, s
         if len(own) > MOST_DESCRIPTORS:
             raise DataCloneError(
                 f"one message can take {MOST_DESCRIPTORS} descriptors to another process, not {len(own)}")
+        head.segments = <uint32_t>(len(segments) // sizeof(letter_segment))
+        head.states = <uint32_t>len(states)
+        front = PyBytes_FromStringAndSize(<char *>&head, sizeof(letter_head)) + segments + states
+        return TAG_LETTER, [front, *inlined, *content], own
     except BaseException:
-        for number, some in lent:
-            link_recall_segment(carrier._link, number, some)
+        for one in lent:
+            if one.number != <int>LINK_INLINE:
+                link_recall_segment(carrier._link, one.number, one.size, one.is_new)
         raise
-    head.segments = <uint32_t>(len(segments) // sizeof(letter_segment))
-    head.states = <uint32_t>len(states)
-    front = PyBytes_FromStringAndSize(<char *>&head, sizeof(letter_head)) + segments + states
-    return TAG_LETTER, [front, *inlined, *content], own
+
+
+@cython.final
+cdef class Lent:
+    """A segment that was lent for a message, LINK_INLINE before."""
+
+    cdef int number
+    cdef size_t size
+    cdef bint is_new
 
 
 cdef bytes write_segment(list parts, size_t size, Link carrier, list inlined, list lent, list new):
     """Copy bytes into a segment, or put them among those that follow in the letter; return what it says of that."""
     cdef letter_segment segment
     cdef void *address
-    cdef int descriptor, error
-    cdef int number = LINK_INLINE
+    cdef int number, descriptor, error
+    # Made before anything is lent, so that whatever fails afterwards, that is known.
+    cdef Lent one = Lent()
+    cdef Descriptor owner = Descriptor(-1)
+    one.number = LINK_INLINE
+    one.size = size
     if carrier is None:
         inlined += parts
     else:
+        lent.append(one)
         number = link_lend_segment(carrier._link, size, &address, &descriptor)
         if number < 0:
             error = errno
             raise OSError(error, f"no shared memory for {size} bytes of a message: {os.strerror(error)}")
-        lent.append((number, size))
+        one.number = number
+        one.is_new = descriptor >= 0
+        owner.fd = descriptor
         try:
-            if descriptor >= 0:
-                new.append(Descriptor(descriptor))
+            if one.is_new:
+                new.append(owner)
             copy_parts(parts, <char *>address, size)
         finally:
             if number == <int>LINK_ONCE:
                 shared_memory_unmap(address, size)
     segment.size = size
-    segment.number = <uint32_t>number
-    segment.is_new = number != <int>LINK_INLINE and descriptor >= 0
+    segment.number = <uint32_t>one.number
+    segment.is_new = one.is_new
     return PyBytes_FromStringAndSize(<char *>&segment, sizeof(letter_segment))
 
 
@@ -524,25 +542,50 @@ def reserve_for(items, more):
     return reserve_descriptors(more)
 
 
+# In place of a message that was taken and found no memory.
+_lost = envelope_around(Letter.make(TAG_ERROR, b"there was no memory for the message that came here", []))
+
+
 cdef Letter letter_taken(taken *t):
-    """Return the letter that was taken, and everything that came with it."""
+    """Return the letter that was taken; what came with it and has an owner in there is no longer in `t`."""
     cdef Letter letter = Letter.__new__(Letter)
+    cdef Memory memory
+    cdef Descriptor descriptor
     cdef uint32_t i
     letter.tag = t.tag
-    letter.payload = steal(t.object)
+    letter.payload = <bytes>t.object
     letter.memories = []
     for i in range(t.loan_count):
-        letter.memories.append(None if t.loans[i] == NULL else Memory.adopt(
-            t.loans[i].address, t.loans[i].size, end_loan, <void *>t.loans[i]))
-    letter.descriptors = [Descriptor(t.descriptors[i]) for i in range(t.count)]
-    PyMem_RawFree(t.loans)
-    PyMem_RawFree(t.descriptors)
+        memory = None
+        if t.loans[i] != NULL:
+            memory = Memory.adopt(t.loans[i].address, t.loans[i].size, end_loan, <void *>t.loans[i])
+            t.loans[i] = NULL
+        letter.memories.append(memory)
+    letter.descriptors = []
+    for i in range(t.count):
+        descriptor = Descriptor(-1)
+        letter.descriptors.append(descriptor)
+        descriptor.fd = t.descriptors[i]
+        t.descriptors[i] = -1
     if t.error:
         # With what it came with it can't be rebuilt any more.
         letter.descriptors = []
         letter.tag = TAG_ERROR
         letter.payload = f"the message came with memory that can't be mapped: {os.strerror(t.error)}".encode()
     return letter
+
+
+cdef PyObject *item_taken(taken *t) except NULL:
+    """Return the owned queue item for a message that was taken."""
+    if t.tag < TAG_PICKLE:
+        return t.object
+    try:
+        return letter_item(letter_taken(t))
+    except MemoryError:
+        # It was taken already. Who receives it is told, and those behind it are not lost with it.
+        return owned_item(_lost)
+    finally:
+        drop_taken(t)
 
 
 cdef bint is_shortage(error) except -1:
@@ -571,6 +614,10 @@ cdef class Link(Transport):
             # Before anything is detached: who has none left is told so, and keeps what he wanted to transfer.
             reserve_for(() if transfer is None else transfer.items, len(parcel.big))
         return envelope_around(parcel)
+
+    cdef int rehearse(self, Envelope envelope) except -1:
+        (<Parcel>envelope.data).rehearse()
+        return 0
 
     cdef int seal(self, Envelope envelope) except -1:
         (<Parcel>envelope.data).seal()
@@ -701,23 +748,28 @@ cdef class Link(Transport):
         :raises OSError: when there is no memory or no descriptor now.
         :raises MemoryError: likewise.
         """
+        cdef Dispatch dispatch
         try:
             data = prepared(envelope)
         except Exception as error:
             if is_shortage(error):
                 raise
             return dispatch_of(TAG_ERROR, [excuse(error)], [])
-        if not link_may_lend(self._link, shared_size(data)):
-            return None
+        dispatch = Dispatch.__new__(Dispatch)
         try:
+            # What another process has written may be no message.
+            if not link_may_lend(self._link, shared_size(data)):
+                return None
             tag, parts, descriptors = write_down(data, self, _depart)
-        except (DataCloneError, OSError, RecursionError) as error:
+        except (ValueError, OSError, RecursionError) as error:
             if is_shortage(error):
                 raise
             return dispatch_of(TAG_ERROR, [excuse(error)], [])
-        return dispatch_of(tag, parts, descriptors)
+        # Nothing may fail any more: what was lent would not come back.
+        dispatch.fill(tag, parts, descriptors)
+        return dispatch
 
-    cpdef int pump(self) except -1:
+    cdef int pump(self) except -1:
         """Send what is in the backlog, as far as there is room. This thread is the pump."""
         cdef int outcome
         try:
@@ -887,7 +939,7 @@ cdef class Link(Transport):
         del d.descriptors[:sent]
         return sent == n
 
-    cpdef bint trim(self, int64_t before) except -1:
+    cdef bint trim(self, int64_t before) except -1:
         """Give back the memory of segments that were not used since `before`; True when one is left."""
         cdef bint left = True
         if link_ended(self._link):
@@ -954,27 +1006,44 @@ cdef class Link(Transport):
 
         Once somebody has reserved all that is left, only he gets any.
         """
-        cdef link_message m
         cdef taken messages[CHUNK]
-        cdef size_t n = 0, i
-        cdef int error = 0
-        cdef object failure = None
-        limit = min(limit, <size_t>CHUNK)
+        cdef size_t n, i
+        cdef int error
+        n = self._take(messages, min(limit, <size_t>CHUNK), reserved, outcome, &error)
+        failure = self._trouble(outcome, error)
+        for i in range(n):
+            items[i] = <void *>item_taken(&messages[i])
+        if n == 0 and outcome[0] == LINK_TROUBLE:
+            raise failure
+        return n
+
+    cdef size_t _take(self, taken *messages, size_t limit, bint reserved, int *outcome, int *error) noexcept:
+        """Take up to `limit` messages; *outcome and *error, or else an exception that is set, tell why there are no more.
+
+        Nothing in here may run code of anybody's: no object is made that the garbage collector knows.
+        """
+        cdef link_message m
+        cdef size_t n = 0
         outcome[0] = LINK_OK
-        # Nothing in here may run code of anybody's: no object is made that the garbage collector knows.
+        error[0] = 0
         link_begin(self._link)
         if link_is_reserved(self._link) and not reserved:
             outcome[0] = LINK_EMPTY
         while n < limit and outcome[0] == LINK_OK:
             outcome[0] = link_next(self._link, &m)
             if outcome[0] != LINK_OK:
-                error = errno
+                error[0] = errno
             elif take_message(self._link, &m, &messages[n]):
                 n += 1
             else:
-                break
+                outcome[0] = LINK_REFUSED
         link_finish(self._link)
-        if outcome[0] == LINK_OK and n < limit:
+        return n
+
+    cdef object _trouble(self, int *outcome, int error):
+        """After :meth:`_take`: return the exception for LINK_TROUBLE, note what is wrong for LINK_CORRUPT."""
+        cdef object failure = None
+        if outcome[0] == LINK_REFUSED:
             failure = raised_exception()
             outcome[0] = LINK_TROUBLE if isinstance(failure, MemoryError) else LINK_CORRUPT
         elif outcome[0] == LINK_TROUBLE:
@@ -983,14 +1052,26 @@ cdef class Link(Transport):
                 "close some, or raise the limit (ulimit -n), and receive again")
         if outcome[0] == LINK_CORRUPT and self.mischief is None:
             self.mischief = "the other process has written what is no message" if failure is None else str(failure)
-        for i in range(n):
-            if messages[i].tag < TAG_PICKLE:
-                items[i] = <void *>messages[i].object
-            else:
-                items[i] = <void *>letter_item(letter_taken(&messages[i]))
-        if n == 0 and outcome[0] == LINK_TROUBLE:
+        return failure
+
+    cdef bint take_raw(self, taken *message) noexcept:
+        cdef int outcome, error
+        if self._take(message, 1, False, &outcome, &error) == 0:
+            message.object = NULL
+            message.outcome = outcome
+            message.error = error
+            return outcome != LINK_EMPTY
+        return True
+
+    cdef PyObject *item_of(self, taken *message) except? NULL:
+        cdef int outcome
+        if message.object != NULL:
+            return item_taken(message)
+        outcome = message.outcome
+        failure = self._trouble(&outcome, message.error)
+        if outcome == LINK_TROUBLE:
             raise failure
-        return n
+        return NULL
 
 
 cdef Envelope enveloped(PyObject *item):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from _thread import RLock, allocate_lock
 from contextlib import suppress
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from time import monotonic, sleep
@@ -45,8 +46,12 @@ EXIT_PATIENCE = 5.0
 LINGER_SECONDS = 0.5
 
 
+# How long a source is left alone after it has raised something, in seconds.
+FAILURE_SECONDS = 0.1
+
+
 def call(function: Callable[[], Any]) -> Any:
-    """Call a function; what it raises must not end the thread."""
+    """Call a function; what it raises is reported, and must not end the thread."""
     try:
         return function()
     except Exception as error:
@@ -55,7 +60,7 @@ def call(function: Callable[[], Any]) -> Any:
         threading.excepthook(
             threading.ExceptHookArgs((type(error), error, error.__traceback__, threading.current_thread()))
         )
-        return None
+        return FAILURE_SECONDS
 
 
 class Reactor:
@@ -66,6 +71,8 @@ class Reactor:
         # moment.
         self.lock = RLock()
         self._sources: dict[int, Source] = {}
+        # What the selector has.
+        self._placed: set[int] = set()
         self._later: list[tuple[float, int, Callable[[], object]]] = []
         self._numbers = count()
         self._selector: selectors.BaseSelector | None = None
@@ -87,8 +94,8 @@ class Reactor:
             if self._selector is None:
                 self._start()
 
-    def register(self, descriptor: int, source: Source) -> None:
-        """Call ``source.heard()`` in the reactor's thread, now and whenever the socket has something.
+    def prepare(self, descriptor: int) -> None:
+        """Have a place for a socket that is silent yet, so that register will not fail for it.
 
         :raises OSError: when there are no descriptors or no memory for that.
         :raises RuntimeError: when no thread can be started any more.
@@ -97,18 +104,33 @@ class Reactor:
             selector = self._selector or self._start()
             import selectors
 
-            selector.register(descriptor, selectors.EVENT_READ, source)
+            selector.register(descriptor, selectors.EVENT_READ)
+            self._placed.add(descriptor)
+
+    def register(self, descriptor: int, source: Source) -> None:
+        """Call ``source.heard()`` in the reactor's thread, now and whenever the socket has something.
+
+        Errors are those of :meth:`prepare`, where that was not called before.
+        """
+        with self.lock:
+            if descriptor not in self._placed:
+                self.prepare(descriptor)
             self._sources[descriptor] = source
 
     def unregister(self, descriptor: int) -> None:
         """Forget a socket, before it is closed."""
         with self.lock:
-            if self._sources.pop(descriptor, None) is not None and self._selector is not None:
-                self._selector.unregister(descriptor)
+            self._sources.pop(descriptor, None)
+            self._displace(descriptor)
         if self._lingers.locked():
             # Another thread may have released it just now.
             with suppress(RuntimeError):
                 self._lingers.release()
+
+    def _displace(self, descriptor: int) -> None:
+        if self._selector is not None and descriptor in self._placed:
+            self._placed.discard(descriptor)
+            self._selector.unregister(descriptor)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
         """Call `callback` in the reactor's thread, once so many seconds have passed."""
@@ -151,7 +173,7 @@ class Reactor:
         self._bell, self._hears = socket.socketpair()
         self._bell.setblocking(False)
         self._hears.setblocking(False)
-        selector.register(self._hears, selectors.EVENT_READ, None)
+        selector.register(self._hears, selectors.EVENT_READ)
         daemon = threads_may_stay()
         self._selector = selector
         try:
@@ -178,25 +200,40 @@ class Reactor:
                 self._fork_registered = True
 
     def _run(self, selector: selectors.BaseSelector) -> None:
+        turn = partial(self._turn, selector)
         while not self._ended:
-            self._turn(selector)
+            if call(turn) is not None:
+                # For want of memory.
+                sleep(FAILURE_SECONDS)
             settle()
 
     def _turn(self, selector: selectors.BaseSelector) -> None:
         # A function of its own, so that nothing here refers to a source that has gone while this thread sleeps again.
         for key, _ in selector.select(self._timeout()):
-            if key.data is None:
+            if key.fileobj is self._hears:
                 self._hush()
             else:
-                self._hear(key.data)
-        for callback in self._due():
+                self._hear(key.fd)
+        while (callback := self._next_due()) is not None:
             call(callback)
 
-    def _hear(self, source: Source) -> None:
-        again = call(source.heard)
+    def _hear(self, descriptor: int) -> None:
+        source = self._sources.get(descriptor)
+        again = None if source is None else call(source.heard)
         if again is not None:
-            # What had to stay keeps the socket ready: it is left alone for a while.
-            sleep(again)
+            # What had to stay keeps the socket ready: it is left alone for a while, and nobody waits for it meanwhile.
+            with self.lock:
+                if self._sources.get(descriptor) is source:
+                    self._displace(descriptor)
+                    self.call_later(again, partial(self._hear_again, descriptor, source))
+
+    def _hear_again(self, descriptor: int, source: Source) -> None:
+        with self.lock:
+            if self._sources.get(descriptor) is source:
+                try:
+                    self.register(descriptor, source)
+                except (MemoryError, OSError):
+                    self.call_later(FAILURE_SECONDS, partial(self._hear_again, descriptor, source))
 
     def _timeout(self) -> float | None:
         with self.lock:
@@ -205,13 +242,11 @@ class Reactor:
             return until
         return SETTLE_SECONDS if until is None else min(until, SETTLE_SECONDS)
 
-    def _due(self) -> list[Callable[[], object]]:
-        due = []
+    def _next_due(self) -> Callable[[], object] | None:
         with self.lock:
-            now = monotonic()
-            while self._later and self._later[0][0] <= now:
-                due.append(heappop(self._later)[2])
-        return due
+            if self._later and self._later[0][0] <= monotonic():
+                return heappop(self._later)[2]
+        return None
 
     def _ring(self) -> None:
         # Where it is full, it is heard anyway.

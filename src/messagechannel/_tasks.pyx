@@ -8,8 +8,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int64_t, uintptr_t
 
 from messagechannel._csrc cimport (
-    RING_ARMED, RING_WAKE, TypeSlots, c_bool, inquiry, parker_now, ring_arm, ring_destroy, ring_init, ring_pop,
-    ring_push, ring_visit, shared_claim, steal, traverseproc, visitproc,
+    RING_ARMED, RING_WAKE, TypeSlots, c_bool, inquiry, parker_now, ring_arm, ring_destroy, ring_init, ring_length,
+    ring_pop, ring_push, ring_visit, shared_claim, steal, traverseproc, visitproc,
 )
 from messagechannel._events cimport EventTarget, write_unraisable
 
@@ -98,6 +98,10 @@ cdef class TaskQueue:
             if self.context.is_closed():
                 self.forget()
         return 0
+
+    def is_idle(self):
+        """Tell whether nothing waits to be run."""
+        return self._unfinished is None and ring_length(&self._ring) == 0
 
     def run(self):
         """Run tasks until none is left or this turn is over; then ask for another turn."""

@@ -10,9 +10,16 @@ cdef class Transfer:
 
     cdef object refusal(self, Py_ssize_t index, str reason)
     cpdef object place_of(self, object item)
-    # The two steps of detach.
+    # What registered items need to depart.
+    cdef list _prepared
+
+    # The steps of detach.
+    cdef int call_methods(self) except -1
     cdef int depart(self) except -1
-    cdef int move(self) except -1
+    cdef int move_storage(self) except -1
+    cdef int move_storage_back(self, Py_ssize_t end) except -1
+    cdef int _swap(self, Py_ssize_t index) except -1
+    cdef int move_rest(self) except -1
     cdef object rebuilder(self, Py_ssize_t index)
     cdef int receive(self) except -1
 

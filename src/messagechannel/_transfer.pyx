@@ -46,14 +46,16 @@ _transferables = {}
 _EXPORTED = "a memoryview or another view of it exists; release that first"
 
 
-def register_transferable(cls, receiver, obstacle, move):
+def register_transferable(cls, receiver, obstacle, move, swaps=False):
     """Make the instances of exactly `cls`, or of its subclasses, transferable.
 
     :param receiver: ``receiver(item)`` makes the empty object that will take over.
     :param obstacle: ``obstacle(item, received)`` says why the item can't be transferred now, or returns None.
-    :param move: ``move(item, received)`` moves everything over and leaves the item detached; it can't fail.
+    :param move: ``move(item, received)`` moves everything over and leaves the item detached. It fails only where
+        another thread has been faster since the check.
+    :param swaps: whether calling it again moves everything back.
     """
-    _transferables[cls] = (receiver, obstacle, move, None, None)
+    _transferables[cls] = (receiver, obstacle, move, None, None, swaps)
 
 
 def register_departing(cls, obstacle, depart, holder=None, prepare=None):
@@ -64,7 +66,7 @@ def register_departing(cls, obstacle, depart, holder=None, prepare=None):
     :param holder: ``holder(item)`` returns the file that has the item's descriptor, where several items may have one.
     :param prepare: ``prepare(item)`` returns what departing takes, and changes nothing.
     """
-    _transferables[cls] = (None, obstacle, depart, holder, prepare)
+    _transferables[cls] = (None, obstacle, depart, holder, prepare, False)
 
 
 # What is not imported before somebody transfers one: the module of each type, by the type's name.
@@ -83,7 +85,7 @@ cdef tuple _hooks_of(object item):
             if module is None or cls is not getattr(sys.modules.get(module), cls.__name__, None):
                 continue
             if module == "array":
-                register_transferable(cls, _empty_array, _array_obstacle, _move_array)
+                register_transferable(cls, _empty_array, _array_obstacle, _move_array, True)
             else:
                 from messagechannel._descriptors import register
                 register(cls)
@@ -126,7 +128,7 @@ def _move_array(item, received):
         raise DataCloneError(f"this array can't be transferred: {_EXPORTED}")
 
 
-register_transferable(bytearray, _empty_bytearray, _bytearray_obstacle, _move_bytearray)
+register_transferable(bytearray, _empty_bytearray, _bytearray_obstacle, _move_bytearray, True)
 
 
 # ---- the transfer list ----
@@ -186,8 +188,11 @@ cdef class Transfer:
                 raise self.refusal(index, f"this {type(item).__name__} is listed twice")
             self._places[key] = index
             self._hooks.append(hooks)
-        self.received = [item if is_deferred(hooks) else hooks[0](item) for item, hooks in zip(self.items, self._hooks)]
-        self.deferred = any([is_deferred(hooks) for hooks in self._hooks])
+        self.received = []
+        for item, hooks in zip(self.items, self._hooks):
+            if is_deferred(hooks):
+                self.deferred = True
+            self.received.append(item if is_deferred(hooks) else hooks[0](item))
 
     cdef object refusal(self, Py_ssize_t index, str reason):
         return DataCloneError(f"transfer[{index}]: {reason}", f"transfer[{index}]")
@@ -220,27 +225,61 @@ cdef class Transfer:
 
         :raises TypeError: when a ``__transfer__`` does not return what it should.
         """
+        self.call_methods()
         self.depart()
-        self.move()
+        self.move_storage()
+        self.move_rest()
 
-    cdef int depart(self) except -1:
-        """Detach what only the receiver can rebuild. What may fail comes first, while nothing else has changed."""
+    # What may fail comes first, while nothing else has changed.
+
+    cdef int call_methods(self) except -1:
+        """Detach what has a ``__transfer__``."""
         if self.deferred:
-            prepared = [None if hooks is None or hooks[4] is None else hooks[4](item)
-                        for item, hooks in zip(self.items, self._hooks)]
+            self._prepared = []
+            for item, hooks in zip(self.items, self._hooks):
+                self._prepared.append(None if hooks is None or hooks[4] is None else hooks[4](item))
             for index, (item, hooks) in enumerate(zip(self.items, self._hooks)):
                 if hooks is None:
                     self._rebuilders[index] = _checked(item, type(item).__transfer__(item))
             # What ran may have detached or exported other items.
             self.check()
-            for index, (item, hooks) in enumerate(zip(self.items, self._hooks)):
-                if hooks is not None and hooks[0] is None:
-                    self._rebuilders[index] = hooks[2](item, prepared[index])
         return 0
 
-    cdef int move(self) except -1:
+    cdef int depart(self) except -1:
+        """Detach what else only the receiver can rebuild."""
+        if self.deferred:
+            for index, (item, hooks) in enumerate(zip(self.items, self._hooks)):
+                if hooks is not None and hooks[0] is None:
+                    self._rebuilders[index] = hooks[2](item, self._prepared[index])
+        return 0
+
+    cdef int move_storage(self) except -1:
+        """Move what can be moved back: all of it, or nothing."""
+        cdef Py_ssize_t moved = 0
+        try:
+            while moved < len(self.items):
+                self._swap(moved)
+                moved += 1
+        except BaseException:
+            self.move_storage_back(moved)
+            raise
+        return 0
+
+    cdef int move_storage_back(self, Py_ssize_t end) except -1:
+        cdef Py_ssize_t index
+        for index in range(end):
+            self._swap(index)
+        return 0
+
+    cdef int _swap(self, Py_ssize_t index) except -1:
+        hooks = self._hooks[index]
+        if hooks is not None and hooks[5]:
+            hooks[2](self.items[index], self.received[index])
+        return 0
+
+    cdef int move_rest(self) except -1:
         for item, received, hooks in zip(self.items, self.received, self._hooks):
-            if not is_deferred(hooks):
+            if not is_deferred(hooks) and not hooks[5]:
                 hooks[2](item, received)
         return 0
 

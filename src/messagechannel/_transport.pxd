@@ -1,5 +1,5 @@
 from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t, uintptr_t
 
 from messagechannel._csrc cimport steal
 from messagechannel._transfer cimport Transfer
@@ -9,6 +9,21 @@ cdef extern from "by_value.h":
     bint is_by_value(PyObject *item) noexcept
     PyObject *item_by_value(PyObject *message) noexcept
     object int_by_value(PyObject *item)
+
+
+cdef extern from "taken_message.h":
+    ctypedef struct loan:
+        void *address
+        size_t size
+    ctypedef struct taken:
+        PyObject *object
+        int *descriptors
+        loan **loans
+        uint32_t count
+        uint32_t loan_count
+        int outcome
+        int error
+        uint8_t tag
 
 
 cdef class Sealed:
@@ -59,9 +74,12 @@ cdef class Transport:
     cdef bint post(self, PyObject *item) except -1
     cdef int post_many(self, void **items, size_t n, size_t *gone) except -1
     cdef int pump(self) except -1
+    cdef int rehearse(self, Envelope envelope) except -1
     cdef int seal(self, Envelope envelope) except -1
     cdef bint is_other_end(self, Transport other) noexcept
     cdef size_t take_many(self, void **items, size_t limit) except? 0
+    cdef bint take_raw(self, taken *message) noexcept
+    cdef PyObject *item_of(self, taken *message) except? NULL
     cdef bint settle(self) except -1
     cdef void wait_for_rest(self) noexcept
     cdef int look_later(self) except -1

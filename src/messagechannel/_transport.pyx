@@ -100,6 +100,13 @@ cdef class Transport:
         """Send what is in the backlog, as far as there is room."""
         raise NotImplementedError
 
+    cdef int rehearse(self, Envelope envelope) except -1:
+        """What has a ``__transfer__`` has been detached, and nothing else: see that :meth:`seal` will not fail for it.
+
+        :raises DataCloneError: for what can't be sent.
+        """
+        raise NotImplementedError
+
     cdef int seal(self, Envelope envelope) except -1:
         """What was packed has been detached: write down what is left of it."""
         raise NotImplementedError
@@ -113,6 +120,20 @@ cdef class Transport:
 
         :raises MemoryError: when there is none for the first of them, which stays.
         :raises OSError: likewise for what came with it.
+        """
+        raise NotImplementedError
+
+    cdef bint take_raw(self, taken *message) noexcept:
+        """Take one message that has come here, without making any object that the garbage collector knows.
+
+        This may be called under a lock, and :meth:`item_of` afterwards without one. False: there is nothing.
+        """
+        return False
+
+    cdef PyObject *item_of(self, taken *message) except? NULL:
+        """Return the owned item of what :meth:`take_raw` took; NULL where that is no message.
+
+        Errors are those of :meth:`take_many`.
         """
         raise NotImplementedError
 

@@ -42,9 +42,11 @@ cdef class Parcel:
     cdef list _luggage_entries
     cdef bytes _head
 
+    cpdef object rehearse(self)
     cpdef object seal(self)
     cpdef object snapshot(self)
     cpdef list parts(self)
+    cdef object _pack_luggage(self, list contents)
     cdef object _content(self, Py_ssize_t index)
     cdef object _reason(self, list contents, object error)
     cdef bytes _make_head(self)

@@ -194,8 +194,11 @@ cdef class SharedBuffer:
         cdef int fd
         if len(arguments) + len(keywords) != 1 or keywords and "nbytes" not in keywords:
             # Cython would say that of __cinit__.
-            given = [type(value).__name__ for value in arguments]
-            given += [f"{name}={type(value).__name__}" for name, value in keywords.items()]
+            given = []
+            for value in arguments:
+                given.append(type(value).__name__)
+            for name, value in keywords.items():
+                given.append(f"{name}={type(value).__name__}")
             raise TypeError(f"SharedBuffer takes one argument, nbytes, not ({', '.join(given)}); "
                             "write SharedBuffer(4096)")
         nbytes = arguments[0] if arguments else keywords["nbytes"]
@@ -390,12 +393,15 @@ cdef Writer take_writer():
     cdef Writer writer
     if _pickle is None:
         _make_classes()
-    try:
-        return _writers.pop()
-    except IndexError:
-        writer = Writer()
-        writer.begin(_pickle.Pickler(writer, 5, buffer_callback=writer.beside))
-        return writer
+    if _writers:
+        try:
+            return _writers.pop()
+        except IndexError:
+            # Another thread has taken the last one.
+            pass
+    writer = Writer()
+    writer.begin(_pickle.Pickler(writer, 5, buffer_callback=writer.beside))
+    return writer
 
 
 cdef int return_writer(Writer writer) except -1:
@@ -436,6 +442,21 @@ cdef class Parcel:
         parcel.departed = []
         return parcel
 
+    cpdef object rehearse(self):
+        """Make sure, before the rest of the transfer list is moved, that what each ``__transfer__`` returned can be sent.
+
+        :raises DataCloneError: for arguments that can't be pickled.
+        :raises Exception: whatever their methods raise.
+        """
+        cdef Writer writer
+        if self._transfer is not None and self._transfer.deferred:
+            contents = []
+            for index in range(len(self._transfer.items)):
+                contents.append(self._transfer.rebuilder(index))
+            writer = self._pack_luggage(contents)
+            writer.forget()
+        return None
+
     cpdef object seal(self):
         """Fix what is left, once, after the items of the transfer list were moved.
 
@@ -444,16 +465,10 @@ cdef class Parcel:
         """
         cdef Writer writer
         if self._transfer is not None:
-            contents = [self._content(index) for index in range(len(self._transfer.items))]
-            writer = take_writer()
-            try:
-                writer.write_pickle((contents, self._references))
-            except Exception as error:
-                writer.forget()
-                reason = self._reason(contents, error)
-                if reason is error:
-                    raise
-                raise reason from error
+            contents = []
+            for index in range(len(self._transfer.items)):
+                contents.append(self._content(index))
+            writer = self._pack_luggage(contents)
             self._luggage = writer.chunks
             self.size += writer.size
             if writer.entries is not None:
@@ -465,6 +480,19 @@ cdef class Parcel:
             self._head = self._make_head()
             self.size += PyBytes_GET_SIZE(self._head)
         return None
+
+    cdef object _pack_luggage(self, list contents):
+        """Return the writer that has written what the places in the transfer list stand for."""
+        cdef Writer writer = take_writer()
+        try:
+            writer.write_pickle((contents, self._references))
+        except BaseException as error:
+            writer.forget()
+            reason = self._reason(contents, error) if isinstance(error, Exception) else error
+            if reason is error:
+                raise
+            raise reason from error
+        return writer
 
     cdef object _content(self, Py_ssize_t index):
         """Return a callable and its arguments that make what takes over from an item, None for a port."""
@@ -654,7 +682,9 @@ cdef object unpack_beside(object data, const Py_buffer *buffer, list big, list d
         with view[offset + message:] as pickled_luggage:
             contents, references = check_luggage(_pickle.loads(pickled_luggage, buffers=luggage_objects), ports)
         coming = iter(ports)
-        received = [next(coming) if content is None else content[0](*content[1]) for content in contents]
+        received = []
+        for content in contents:
+            received.append(next(coming) if content is None else content[0](*content[1]))
         from io import BytesIO
         return _unpickler_class(BytesIO(pickled), message_objects, received, references).load()
 

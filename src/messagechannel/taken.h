@@ -1,4 +1,4 @@
-/* A message that was taken out of shared memory, before there are objects for what came with it. */
+/* How a message is taken out of shared memory, and what came with it borrowed. */
 #ifndef MESSAGECHANNEL_TAKEN_H
 #define MESSAGECHANNEL_TAKEN_H
 
@@ -8,6 +8,7 @@
 
 #include "atoms.h"
 #include "shared_memory.h"
+#include "taken_message.h"
 
 /* A letter: its head, the segments, what is told of the ports, the bytes of those segments that are none (LINK_INLINE), and
    the content, unless that is in the last segment. */
@@ -31,20 +32,25 @@ typedef struct loan {
     size_t size, mapped;
 } loan;
 
-typedef struct taken {
-    PyObject *object; /* the atom, or the payload as bytes */
-    int *descriptors; /* count of them; PyMem_RawFree */
-    loan **loans;     /* likewise; NULL for a segment whose bytes are in the payload */
-    uint32_t count, loan_count;
-    int error;        /* why the loans are incomplete, or 0 */
-    uint8_t tag;
-} taken;
-
 static void end_loan(void *argument)
 {
     loan *l = argument;
     link_return_segment(l->lender, l->number, l->address, l->mapped);
     PyMem_RawFree(l);
+}
+
+/* Gives back what has no owner yet of a message that was taken: all that is not NULL, and no -1. */
+static void drop_taken(taken *t)
+{
+    for (uint32_t i = 0; i < t->loan_count; i++)
+        if (t->loans[i])
+            end_loan(t->loans[i]);
+    for (uint32_t i = 0; i < t->count; i++)
+        if (t->descriptors[i] >= 0)
+            shared_memory_close(t->descriptors[i]);
+    Py_DECREF(t->object);
+    PyMem_RawFree(t->loans);
+    PyMem_RawFree(t->descriptors);
 }
 
 /* How many segments are described at the beginning of what was taken; 0 for what is no letter, or no head of one. */
@@ -82,21 +88,30 @@ static int segments_have_room(const far_link *l, const link_message *m, const ta
     return 1;
 }
 
-/* Borrows a segment of the letter that was just taken; NULL with errno. */
-static loan *borrow_segment(far_link *l, const letter_segment *s, int descriptor)
+/* Makes room for what borrow_segments will note of a letter that is to be taken: what was lent with it comes back only
+   from there. */
+static int make_loans(taken *t)
 {
-    loan *one = PyMem_RawMalloc(sizeof *one);
-    if (!one) {
-        errno = ENOMEM;
-        return NULL;
-    }
+    uint32_t segments = count_segments(t);
+    t->loans = PyMem_RawCalloc(segments + 1, sizeof *t->loans);
+    for (uint32_t i = 0; t->loans && i < segments; i++)
+        if (get_segment(t, i).number != LINK_INLINE && !(t->loans[i] = PyMem_RawCalloc(1, sizeof **t->loans)))
+            return 0;
+    return t->loans != NULL;
+}
+
+static void drop_loans(taken *t)
+{
+    for (uint32_t i = 0, segments = t->loans ? count_segments(t) : 0; i < segments; i++)
+        PyMem_RawFree(t->loans[i]);
+    PyMem_RawFree(t->loans);
+}
+
+static int borrow_segment(far_link *l, const letter_segment *s, int descriptor, loan *one)
+{
     *one = (loan){.lender = l, .number = s->number, .size = (size_t)s->size};
     one->address = link_borrow_segment(l, s->number, (size_t)s->size, descriptor, &one->mapped);
-    if (!one->address) {
-        PyMem_RawFree(one);
-        return NULL;
-    }
-    return one;
+    return one->address ? 0 : errno;
 }
 
 /* Borrows the segments of the letter that was just taken. Descriptors that go to them leave t->descriptors. */
@@ -104,27 +119,25 @@ static void borrow_segments(far_link *l, taken *t)
 {
     uint32_t segments = count_segments(t), used = 0;
     uint64_t borrowed = 0;
-    t->loans = PyMem_RawCalloc(segments + 1, sizeof *t->loans);
-    if (!t->loans)
-        t->error = ENOMEM;
     for (uint32_t i = 0; i < segments; i++) {
         letter_segment s = get_segment(t, i);
-        if (s.number == LINK_INLINE) {
-            t->loan_count += !t->error;
+        if (s.number == LINK_INLINE)
             continue;
-        }
         borrowed += s.size;
-        if (t->error)
-            continue;
-        if ((s.is_new && used == t->count) || s.size > PTRDIFF_MAX) {
-            t->error = EPROTO;
-        } else if (!(t->loans[i] = borrow_segment(l, &s, s.is_new ? t->descriptors[used] : -1))) {
-            t->error = errno;
+        if (!t->error) {
+            if ((s.is_new && used == t->count) || s.size > PTRDIFF_MAX)
+                t->error = EPROTO;
+            else
+                t->error = borrow_segment(l, &s, s.is_new ? t->descriptors[used] : -1, t->loans[i]);
+        }
+        if (t->error) {
+            PyMem_RawFree(t->loans[i]);
+            t->loans[i] = NULL;
         } else {
             used += s.is_new != 0;
-            t->loan_count++;
         }
     }
+    t->loan_count = segments;
     link_count_borrowed(l, borrowed);
     t->count -= used;
     memmove(t->descriptors, t->descriptors + used, t->count * sizeof(int));
@@ -146,8 +159,9 @@ static int take_message(far_link *l, const link_message *m, taken *t)
             Py_CLEAR(t->object);
         }
     }
-    if (t->object && t->tag == TAG_LETTER && !segments_have_room(l, m, t)) {
+    if (t->object && t->tag == TAG_LETTER && !(make_loans(t) && segments_have_room(l, m, t))) {
         PyErr_NoMemory();
+        drop_loans(t);
         Py_CLEAR(t->object);
     }
     if (!t->object) {

@@ -3,16 +3,19 @@
 import os
 from _thread import RLock
 from itertools import count
+from time import monotonic
 
 # What makes ports travel where multiprocessing passes things.
 import messagechannel._multiprocessing  # noqa: F401
-from messagechannel._context import register_exit, threads_may_stay
-from messagechannel._core import ChannelClosedError, MessagePort, entangled_ports, queue_event
+from messagechannel._context import SETTLE_SECONDS, register_exit, settle, threads_may_stay
+from messagechannel._core import ChannelClosedError, MessagePort, entangled_ports, queue_event, seconds_of, taken_over
 from messagechannel._events import ErrorEvent, get_handler, set_handler
 
 # How long interpreter exit waits for the workers, all together: after it has closed their channels, and for processes
 # again after it has asked them to terminate; seconds.
 EXIT_PATIENCE = 1.0
+# How long join waits at once, in seconds: no platform can wait as long as it may be asked to.
+JOIN_SECONDS = SETTLE_SECONDS or 3600.0
 # What Worker(kind=...) may be.
 KINDS = ("thread", "process")
 
@@ -62,8 +65,6 @@ def close_workers():
 
 
 def _join_all(contexts):
-    from time import monotonic
-
     end = monotonic() + EXIT_PATIENCE
     for context in contexts:
         context.join(max(0.0, end - monotonic()))
@@ -103,6 +104,8 @@ class _ThreadContext:
         return self._thread.name
 
     def _run(self, target, port, args, tell):
+        # This thread's own, so that without the GIL it goes when the target drops it, whatever its maker waits for.
+        port = taken_over(port)
         try:
             target(port, *args)
         except SystemExit:
@@ -118,7 +121,8 @@ class _ThreadContext:
             message, text = described(error)
             tell(ErrorEvent("error", message=message, error=error, traceback=text))
         finally:
-            del _running[self]
+            # In a process that was forked it is not running.
+            _running.pop(self, None)
 
     def has_ended(self):
         return False
@@ -149,7 +153,7 @@ class Worker(MessagePort):
     :param start_method: how multiprocessing starts a process: ``"spawn"``, which is what None stands for,
         ``"forkserver"`` or ``"fork"``.
     :ivar port: the port that leads to the target: the Worker itself.
-    :raises TypeError: for a target that is not callable.
+    :raises TypeError: for a target that is not callable, or a name that is not a str.
     :raises ValueError: for an unknown kind or start method, or a start method for a thread.
     :raises NotImplementedError: for a process, on a platform without the memory and sockets to share with one.
     """
@@ -160,6 +164,8 @@ class Worker(MessagePort):
         """Make the channel and start the target."""
         if not callable(target):
             raise TypeError(f"target must be callable, not {type(target).__name__}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"name must be a str or None, not {name!r}")
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, not {kind!r}")
         if start_method is not None and kind != "process":
@@ -241,8 +247,18 @@ class Worker(MessagePort):
         return self._context.is_alive()
 
     def join(self, timeout=None):
-        """Wait until the target has returned, at most `timeout` seconds; None waits for ever."""
-        self._context.join(timeout)
+        """Wait until the target has returned, at most `timeout` seconds; None waits for ever.
+
+        :raises TypeError: for a timeout that is not a number.
+        :raises ValueError: for one that is negative or NaN.
+        """
+        end = monotonic() + seconds_of(timeout)
+        while True:
+            left = end - monotonic()
+            self._context.join(max(0.0, min(left, JOIN_SECONDS)))
+            if left <= JOIN_SECONDS or not self.is_alive():
+                break
+            settle()
         _forget_ended()
 
     def terminate(self):
