@@ -75,11 +75,11 @@ cdef class MessageEvent(Event):
     def __init__(self, type, *, data=None, origin="", last_event_id="", source=None, ports=()):
         Event.__init__(self, type)
         if source is not None and not isinstance(source, EventTarget):
-            raise TypeError(f"source must be a MessagePort or None, not {source.__class__.__name__}")
+            raise TypeError(f"source must be an EventTarget or None, not {source.__class__.__name__}")
         ports = tuple(ports)
         for port in ports:
             if not isinstance(port, EventTarget):
-                raise TypeError(f"ports must be MessagePorts, not {port.__class__.__name__}")
+                raise TypeError(f"ports must be EventTargets, not {port.__class__.__name__}")
         origin = require_str(origin, "origin")
         last_event_id = require_str(last_event_id, "last_event_id")
         with cython.critical_section(self):
