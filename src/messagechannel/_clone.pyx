@@ -638,7 +638,7 @@ def structured_clone(value, *, transfer=()):
         that takes over; the listed ones are detached. None means none.
     :raises DataCloneError: for what can't be cloned or transferred; nothing has been detached then.
     :raises TypeError: for a transfer list that is not an iterable of objects.
-    :raises RecursionError: for a value that is nested too deeply; in no case deeper than 10,000 levels are cloned.
+    :raises RecursionError: for a value that is nested too deeply for the stack that is left.
     :raises Exception: whatever the value's own methods raise; nothing has been detached then either, except by a
         ``__transfer__`` that was called before one that raises.
     """

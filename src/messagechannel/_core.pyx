@@ -755,10 +755,10 @@ cdef class MessagePort(EventTarget):
         :raises DataCloneError: for what can't be cloned or transferred.
         :raises TypeError: for a transfer list that is not an iterable of objects.
         :raises queue.Full: when as many messages wait as the channel has capacity for.
-
         :raises OSError: when there is no memory or no descriptor for what is to be sent to another process.
 
-        Whatever is raised, nothing was transferred and nothing was posted.
+        Whatever is raised, nothing was posted and nothing was transferred, except what a ``__transfer__`` of the same
+        list had detached before.
 
         Where the other port is in another process, what the way there has no room for waits in this process's memory,
         and is sent as the other one takes what came before; shared memory stays bounded. A channel without a capacity
@@ -904,8 +904,9 @@ cdef class MessagePort(EventTarget):
         :raises TypeError: for a transfer list or a timeout of the wrong type.
         :raises ValueError: for a timeout that is negative or NaN.
 
-        Whatever is raised, nothing was transferred and nothing was posted; only a close by the other side in the very
-        moment of the send can take transferred objects along.
+        Whatever is raised, nothing was posted and nothing was transferred, except what a ``__transfer__`` of the same
+        list had detached before; and only a close by the other side in the very moment of the send can take transferred
+        objects along.
         """
         cdef int64_t deadline = deadline_of(timeout)
         cdef Outgoing outgoing
@@ -2300,7 +2301,6 @@ cdef int clear_port(PyObject *o) noexcept:
     return answer
 
 
-# Cython has no way to visit what C structures hold, so the types' slots are replaced by ones that do.
 cdef object post_message_directly(object self, PyObject *const *arguments, Py_ssize_t number, PyObject *names):
     cdef int outcome
     if number != 1 or names != NULL:
@@ -2324,6 +2324,7 @@ cdef object receive_directly(object self, PyObject *const *arguments, Py_ssize_t
 
 call_directly(MessagePort, "post_message", post_message_directly, &post_message_wrapper)
 call_directly(MessagePort, "receive", receive_directly, &receive_wrapper)
+# Cython has no way to visit what C structures hold, so the types' slots are replaced by ones that do.
 traverse_target = (<TypeSlots *>EventTarget).tp_traverse
 clear_target = (<TypeSlots *>EventTarget).tp_clear
 traverse_fields_of_port = (<TypeSlots *>MessagePort).tp_traverse

@@ -22,7 +22,7 @@ KINDS = ("thread", "process")
 _numbers = count(1)
 # A worker's context -> weak reference to the Worker, while it runs.
 _running = {}
-# Held while a worker is entered there, or takes a name.
+# Held while a worker is entered there, and while what the exit needs is registered for it.
 _entering = RLock()
 _exit_prepared = False
 
