@@ -27,7 +27,6 @@ from weakref import ref
 from messagechannel._core import MessagePort
 from messagechannel._fields import Fields, Reader
 from messagechannel._link import Letter, letter_of, reserve_descriptors, set_travel
-from messagechannel._multiprocessing import after_fork_in_child
 from messagechannel._reactor import Reactor
 from messagechannel._transfer import DataCloneError
 
@@ -90,16 +89,13 @@ class AsidePort(MessagePort):
     """A port of the library's own, for whose listeners a process does not stay."""
 
 
-def _forget_the_parents_links():
+def forget_the_parents_links():
     """In a forked child: close the parent's descriptors, lest its peers think that it lives on here."""
     cdef Far far
     for far in _reactor.forget():
         link_abandon(far._link)
         # With the descriptors of ports that were to be sent.
         far._dispatch = far._held = None
-
-
-after_fork_in_child(_forget_the_parents_links)
 
 
 def _call_if_alive(link, name):

@@ -17,7 +17,6 @@ from messagechannel._wire import Descriptor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from multiprocessing.process import BaseProcess
     from types import FrameType
     from typing import Any
@@ -154,6 +153,10 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
+    # The links of what arrives are not among those that are forgotten. Another thread may have been importing the module.
+    forget = getattr(sys.modules.get("messagechannel._far"), "forget_the_parents_links", None)
+    if forget is not None:
+        forget()
     departed = _departed.pop(get_ident(), [])
     # With what other threads were about to give to other processes.
     _departed.clear()
@@ -164,21 +167,9 @@ def _after_fork_in_child() -> None:
             revive(port, arrive(state, descriptors))
 
 
-def after_fork_in_child(forget: Callable[[], object]) -> None:
-    """Have `forget` called in forked children, before the ports arrive there that were given to them."""
-    _forgetters.append(forget)
-
-
-_forgetters: list[Callable[[], object]] = []
-
-
-def _in_child() -> None:
-    for forget in _forgetters:
-        forget()
-    _after_fork_in_child()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_in_child)
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )
 
 set_reduction(_reduce)
