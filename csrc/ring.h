@@ -28,8 +28,9 @@
  *       one producer.  The swaps on tail are totally ordered, hence FIFO per sender.
  *   I2  A segment found in tail is dereferenced by a producer only after its swap has claimed a slot in it.
  *       A slot that is claimed but not yet published pins its segment: no consumer can pass it.
- *   I3  The claimant of a segment's last slot stores `next` before it publishes that slot.  Once the last slot has been read, no producer touches the segment again, so
- *       the consumer that read it may free or recycle it at once.
+ *   I3  The claimant of a segment's last slot stores `next` before it publishes that slot.  Once the last slot has
+ *       been read, no producer touches the segment again, so the consumer that read it may free or recycle it at
+ *       once.
  *   I4  Every swap on tail continues the release sequence of the swap that installed the segment, and every
  *       claim acquires: the NULLs of a new or recycled segment are visible before anyone stores into it.
  *   I5  head and offset change only under the token, but for head: NULL -> first segment, by the claimant of

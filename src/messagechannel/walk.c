@@ -463,8 +463,8 @@ static int has_only_atoms(PyObject *set)
     return PyErr_Occurred() ? -1 : atoms;
 }
 
-/* Adds the clones of a set's items to a list or another set; `holders` as for walk_clone. Returns 1 if any differs from its original, else 0, or -1
-   with an exception set. */
+/* Adds the clones of a set's items to a list or another set; `holders` as for walk_clone. Returns 1 if any differs from
+   its original, else 0, or -1 with an exception set. */
 static int clone_items(struct walk *w, PyObject *set, Py_ssize_t holders, PyObject *target,
                        int (*add)(PyObject *, PyObject *))
 {
