@@ -142,6 +142,35 @@ def test_an_unknown_start_method_is_refused():
         Worker(targets.echo, kind="process", start_method="teleport")
 
 
+def test_where_the_modules_for_other_processes_were_not_built_the_error_says_so(run_python):
+    finished = run_python("""
+import sys
+from multiprocessing.reduction import ForkingPickler
+sys.modules["messagechannel._far"] = sys.modules["messagechannel._link"] = None
+from messagechannel import MessageChannel, Worker
+
+def refusal(call, *arguments, **keywords):
+    try:
+        call(*arguments, **keywords)
+    except NotImplementedError as error:
+        return str(error)
+
+reason = refusal(Worker, print, kind="process")
+print(reason)
+here, there = MessageChannel()
+assert refusal(ForkingPickler.dumps, there) == reason
+here.post_message("still entangled")
+print(there.receive())
+with Worker(print) as worker:
+    worker.join()
+""")
+    assert finished.stderr == ""
+    reason, message, thread = finished.stdout.splitlines()
+    assert "POSIX sockets and shared memory" in reason
+    assert message == "still entangled"
+    assert "MessagePort" in thread
+
+
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 @pytest.mark.parametrize("wrong", ["target", "argument", "argument after a port"])
 def test_what_cannot_be_pickled_is_an_error_and_leaves_nothing_behind(method, wrong, excepthook):

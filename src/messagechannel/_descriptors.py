@@ -34,7 +34,12 @@ _BUFFERED = (io.BufferedReader, io.BufferedWriter, io.BufferedRandom)
 
 def register(cls: type[Any]) -> None:
     """Make one of the types that this module is about transferable."""
-    register_departing(cls, *_kinds[cls.__name__])
+    obstacle, *how = _kinds[cls.__name__]
+    register_departing(cls, obstacle if os.name == "posix" else _no_descriptors, *how)
+
+
+def _no_descriptors(item: object, received: object) -> str:
+    return "this platform has no POSIX file descriptors, which alone can be handed on"
 
 
 # ---- sockets and connections ----

@@ -30,8 +30,22 @@ _STARTING = 16
 _FOLLOWING = "ports of messagechannel that follow"
 
 
+def require_links() -> None:
+    """Make sure that ports can go to other processes.
+
+    :raises NotImplementedError: where the modules for that were not built, because the system is none that they know.
+    """
+    try:
+        import messagechannel._far  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise NotImplementedError(
+            "channels to other processes need POSIX sockets and shared memory, and this library knows of none here"
+        ) from error
+
+
 def _reduce(port: MessagePort[Any]) -> tuple[Any, ...]:
     """Return what multiprocessing's pickler pickles in place of a port, which is detached."""
+    require_links()
     from multiprocessing import context
 
     from messagechannel._far import arrive, depart
@@ -153,7 +167,7 @@ def _after_fork_in_parent() -> None:
 
 
 def _after_fork_in_child() -> None:
-    # The links of what arrives are not among those that are forgotten. Another thread may have been importing the module.
+    # What arrives has links that are not to be forgotten. Another thread may have been importing the module.
     forget = getattr(sys.modules.get("messagechannel._far"), "forget_the_parents_links", None)
     if forget is not None:
         forget()

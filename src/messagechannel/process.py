@@ -7,6 +7,7 @@ import sys
 
 from messagechannel._core import ChannelClosedError, entangled_ports
 from messagechannel._events import ErrorEvent
+from messagechannel._multiprocessing import require_links
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class ProcessContext:
         start_method: str | None,
         tell: Callable[[ErrorEvent], object],
     ) -> None:
+        require_links()
         import multiprocessing.util
 
         from messagechannel._far import AsidePort
