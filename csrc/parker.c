@@ -6,15 +6,40 @@
 #include <errno.h>
 #include <stddef.h>
 #include <time.h>
+#ifdef _WIN32
+#include <windows.h>
+#endif
 
 #define NANOSECONDS 1000000000
 
 int64_t parker_now(void)
 {
+#ifdef _WIN32
+    LARGE_INTEGER now, second;
+    QueryPerformanceCounter(&now);
+    QueryPerformanceFrequency(&second);
+    return now.QuadPart / second.QuadPart * NANOSECONDS
+           + now.QuadPart % second.QuadPart * NANOSECONDS / second.QuadPart;
+#else
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * NANOSECONDS + now.tv_nsec;
+#endif
 }
+
+#if PARKER_FUTEX || defined(_WIN32)
+
+void parker_init(parker *p)
+{
+    atomic_init(&p->token, 0);
+}
+
+void parker_destroy(parker *p)
+{
+    (void)p;
+}
+
+#endif
 
 #if PARKER_FUTEX
 
@@ -25,16 +50,6 @@ int64_t parker_now(void)
 bool parker_handles_signals(void)
 {
     return syscall(SYS_gettid) == getpid();
-}
-
-void parker_init(parker *p)
-{
-    atomic_init(&p->token, 0);
-}
-
-void parker_destroy(parker *p)
-{
-    (void)p;
 }
 
 int parker_park(parker *p, int64_t deadline)
@@ -59,6 +74,33 @@ void parker_unpark(parker *p)
 {
     atomic_store_explicit(&p->token, 1, memory_order_release);
     syscall(SYS_futex, &p->token, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+#elif defined(_WIN32)
+
+bool parker_handles_signals(void)
+{
+    return true;
+}
+
+int parker_park(parker *p, int64_t deadline)
+{
+    uint32_t none = 0;
+    while (!atomic_exchange_explicit(&p->token, 0, memory_order_acquire)) {
+        int64_t now = parker_now();
+        if (deadline <= now)
+            return PARKER_TIMED_OUT;
+        /* Milliseconds, rounded up; whoever is woken too early goes to sleep again. */
+        int64_t left = (deadline - now - 1) / 1000000 + 1;
+        WaitOnAddress((volatile VOID *)&p->token, &none, sizeof none, left < INFINITE ? (DWORD)left : INFINITE - 1);
+    }
+    return PARKER_UNPARKED;
+}
+
+void parker_unpark(parker *p)
+{
+    atomic_store_explicit(&p->token, 1, memory_order_release);
+    WakeByAddressSingle((VOID *)&p->token);
 }
 
 #else

@@ -19,12 +19,12 @@
 #endif
 #endif
 
-#if !PARKER_FUTEX
+#if !PARKER_FUTEX && !defined(_WIN32)
 #include <pthread.h>
 #endif
 
 typedef struct parker {
-#if PARKER_FUTEX
+#if PARKER_FUTEX || defined(_WIN32)
     /* 1: the token is here.  Stored by unpark (release), taken by park (acquire). */
     _Atomic(uint32_t) token;
 #else

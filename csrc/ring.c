@@ -9,6 +9,14 @@ _Static_assert(RING_SLOTS != 30 || sizeof(void *) != 8 || sizeof(ring_segment) =
                "a segment is four cache lines");
 _Static_assert(offsetof(ring, head) == RING_CACHE_LINE, "consumers have a cache line of their own");
 
+#ifdef _WIN32
+#include <malloc.h>
+#define aligned_alloc(alignment, size) _aligned_malloc(size, alignment)
+#define aligned_free _aligned_free
+#else
+#define aligned_free free
+#endif
+
 /* ---- segments ---- */
 
 static ring_segment *segment_get(ring *r)
@@ -32,7 +40,7 @@ static void segment_put(ring *r, ring_segment *s)
 {
     ring_segment *former = atomic_exchange_explicit(&r->spare, s, memory_order_acq_rel);
     if (former && !pool_put(former))
-        free(former);
+        aligned_free(former);
 }
 
 void ring_init(ring *r, size_t capacity)
@@ -54,10 +62,10 @@ void ring_destroy(ring *r)
     ring_segment *s = atomic_load_explicit(&r->head, memory_order_relaxed);
     while (s) {
         ring_segment *next = atomic_load_explicit(&s->next, memory_order_relaxed);
-        free(s);
+        aligned_free(s);
         s = next;
     }
-    free(atomic_load_explicit(&r->spare, memory_order_relaxed));
+    aligned_free(atomic_load_explicit(&r->spare, memory_order_relaxed));
 }
 
 /* ---- producers ---- */

@@ -4,9 +4,15 @@
 
 #include "spin.h"
 
-#include <sched.h>
 #include <stdatomic.h>
+#ifdef _WIN32
+/* Without the sockets, whose header defines TRY_AGAIN. */
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#else
+#include <sched.h>
 #include <unistd.h>
+#endif
 
 #include "parker.h"
 #include "pause.h"
@@ -41,6 +47,10 @@ static int usable_processors(void)
     cpu_set_t usable;
     /* More than fit into the set do not fail to be several. */
     return sched_getaffinity(0, sizeof usable, &usable) == 0 ? CPU_COUNT(&usable) : CPU_SETSIZE;
+#elif defined(_WIN32)
+    SYSTEM_INFO system;
+    GetSystemInfo(&system);
+    return (int)system.dwNumberOfProcessors;
 #else
     return (int)sysconf(_SC_NPROCESSORS_ONLN);
 #endif

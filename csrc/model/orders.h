@@ -96,7 +96,9 @@
 /* parker.c */
 #define PARK ACQUIRE              /* parker_park: exchange token */
 #define PARK_AT_DEADLINE ACQUIRE  /* parker_park: exchange token */
+/* none ACQUIRE                      parker_park: exchange token */
 #define UNPARK RELEASE            /* parker_unpark: store token */
+/* none RELEASE                      parker_unpark: store token */
 /* byte_ring.h */
 /* none RELAXED                      byte_ring_consumer_closed: load head */
 /* none RELAXED                      byte_ring_has_news: load tail */
