@@ -152,12 +152,6 @@ static inline int byte_ring_release(byte_ring_end *e, uint64_t messages);
 int byte_ring_arm_consumer(byte_ring_end *e);
 /* For ever.  BYTE_RING_OK or _BELL. */
 int byte_ring_close_consumer(byte_ring_end *e);
-/* Something that was not there at the last look at the tail, or closed.  One load; for a thread that spins. */
-static inline bool byte_ring_has_news(const byte_ring_end *e)
-{
-    /* Relaxed: byte_ring_peek looks again before it reads. */
-    return (atomic_load_explicit(&e->ring->tail, memory_order_relaxed) & ~BYTE_RING_SLEEPS) != e->seen;
-}
 
 /* ---- the hot paths ---- */
 
@@ -229,9 +223,9 @@ static inline int byte_ring_store(_Atomic(uint64_t) *word, uint64_t value)
 }
 
 /* One writer: no need to be atomic as a whole. */
-static inline void byte_ring_count(_Atomic(uint64_t) *counter, uint64_t messages)
+static inline void byte_ring_count(_Atomic(uint64_t) *counter, uint64_t more)
 {
-    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + messages, memory_order_relaxed);
+    atomic_store_explicit(counter, atomic_load_explicit(counter, memory_order_relaxed) + more, memory_order_relaxed);
 }
 
 static inline int byte_ring_publish(byte_ring_end *e, uint64_t messages)

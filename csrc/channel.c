@@ -234,8 +234,7 @@ bool channel_close(channel *c, int side, waiter **tasks)
         return false;
     for (int i = 0; i < 2; i++) {
         endpoint *e = &c->side[i];
-        bool wake;
-        ring_close(&e->inbox, &wake);
+        ring_close(&e->inbox);
         *tasks = endpoint_wake_all(e, *tasks);
     }
     return true;

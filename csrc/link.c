@@ -577,12 +577,6 @@ bool link_may_lend(far_link *l, size_t size)
     return may;
 }
 
-/* One writer: no need to be atomic as a whole. */
-static void add(_Atomic(uint64_t) *number, uint64_t more)
-{
-    atomic_store_explicit(number, atomic_load_explicit(number, memory_order_relaxed) + more, memory_order_relaxed);
-}
-
 /* The pooled segment that fits, or the one to put another in place of; NULL where all are lent, or would be larger in all
    than LINK_KEPT. */
 static link_segment *choose_segment(far_link *l, size_t size)
@@ -619,7 +613,7 @@ int link_lend_segment(far_link *l, size_t size, void **address, int *descriptor)
         }
         *descriptor = memory;
     }
-    add(&l->header->lent_bytes[l->side ^ 1], size);
+    byte_ring_count(&l->header->lent_bytes[l->side ^ 1], size);
     if (!s)
         return LINK_ONCE;
     if (*descriptor >= 0) {
@@ -634,7 +628,7 @@ int link_lend_segment(far_link *l, size_t size, void **address, int *descriptor)
 
 void link_recall_segment(far_link *l, int number, size_t size, bool is_new)
 {
-    add(&l->header->lent_bytes[l->side ^ 1], -(uint64_t)size);
+    byte_ring_count(&l->header->lent_bytes[l->side ^ 1], -(uint64_t)size);
     if (number == LINK_ONCE)
         return;
     /* One that the receiver knows stays what it was. */
@@ -1026,5 +1020,5 @@ void link_return_segment(far_link *l, unsigned number, void *address, size_t map
 void link_count_borrowed(far_link *l, uint64_t bytes)
 {
     if (bytes)
-        add(&l->header->taken_bytes[l->side], bytes);
+        byte_ring_count(&l->header->taken_bytes[l->side], bytes);
 }

@@ -155,12 +155,11 @@ size_t ring_push_many(ring *r, void *const *items, size_t n, int *outcome)
     return done;
 }
 
-bool ring_close(ring *r, bool *wake)
+bool ring_close(ring *r)
 {
     uintptr_t tail = atomic_load_explicit(&r->tail, memory_order_relaxed);
     while (!ring_swap_tail(r, &tail, (tail | RING_SHUT) & ~RING_WAIT))
         ;
-    *wake = (tail & RING_WAIT) != 0;
     return !(tail & RING_SHUT);
 }
 

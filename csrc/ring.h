@@ -59,7 +59,6 @@
 #define RING_SHUT ((uintptr_t)64)   /* no push succeeds any more */
 #define RING_WAIT ((uintptr_t)32)   /* somebody sleeps: the next push owes a wake-up */
 #define RING_OFFSET ((uintptr_t)31) /* slots claimed in the segment */
-#define RING_FLAGS (RING_SHUT | RING_WAIT)
 #define RING_LAST ((uintptr_t)RING_SLOTS - 1)
 #define RING_SEGMENT(tail) ((ring_segment *)((tail) & ~(uintptr_t)(RING_SEGMENT_ALIGNMENT - 1)))
 
@@ -137,8 +136,8 @@ size_t ring_pop_many(ring *r, void **items, size_t limit);
 /* RING_ARMED: exactly empty, and the next push or close owes a wake-up.  RING_CLOSED: closed and drained.
    RING_NOT_EMPTY: a message is there, or is claimed and will be published within a few instructions. */
 int ring_arm(ring *r);
-/* Ends pushing, for ever.  True for the one call that did it; *wake tells whether a sleeper is to be woken. */
-bool ring_close(ring *r, bool *wake);
+/* Ends pushing, for ever.  True for the one call that did it, whose caller wakes whoever sleeps. */
+bool ring_close(ring *r);
 /* Asks for RING_ANNOUNCE from every push that this call does not see; returns the number of messages that it
    saw waiting.  A push that races with it may be both announced and counted, never neither. */
 size_t ring_announce(ring *r, bool on);

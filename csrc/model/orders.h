@@ -101,7 +101,6 @@
 /* none RELEASE                      parker_unpark: store token */
 /* byte_ring.h */
 /* none RELAXED                      byte_ring_consumer_closed: load head */
-/* none RELAXED                      byte_ring_has_news: load tail */
 /* none RELAXED                      byte_ring_append: store header */
 #define BYTES_STORE RELEASE       /* byte_ring_store: exchange word */
 /* none RELAXED                      byte_ring_count: store counter */

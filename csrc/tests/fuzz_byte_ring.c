@@ -151,7 +151,7 @@ static void consumers_call(uint64_t *state)
     byte_ring_record record;
     const unsigned char *payload;
     int found;
-    switch (pick(state, 8)) {
+    switch (pick(state, 7)) {
     case 0:
         found = note(byte_ring_release(&victim, pick(state, 3)));
         CHECK(found == BYTE_RING_OK || found == BYTE_RING_BELL);
@@ -164,9 +164,6 @@ static void consumers_call(uint64_t *state)
         CHECK(byte_ring_waiting(&victim) <= capacity / sizeof record);
         break;
     case 3:
-        byte_ring_has_news(&victim);
-        break;
-    case 4:
         if (!pick(state, 20))
             CHECK(note(byte_ring_close_consumer(&victim)) >= 0);
         break;

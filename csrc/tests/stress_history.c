@@ -151,9 +151,8 @@ static void ask_whether_drained(thread *me)
 
 static void close_queue(thread *me)
 {
-    bool wake;
     uint64_t invoked = stamp_invocation();
-    note(me, ring_close(&queue, &wake) ? CLOSED : SHUT, 0, invoked);
+    note(me, ring_close(&queue) ? CLOSED : SHUT, 0, invoked);
 }
 
 /* ---- a run ---- */

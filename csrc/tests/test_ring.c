@@ -128,12 +128,12 @@ static void pop_many_takes_what_is_there_up_to_the_limit(void)
 static void pop_tells_whether_the_ring_was_closed(void)
 {
     ring r;
-    bool shut = true, wake;
+    bool shut = true;
     ring_init(&r, 0);
     CHECK(!ring_pop(&r, &shut) && !shut);
     push(&r, 0, 2);
     CHECK(ring_pop(&r, &shut) == message(0) && !shut);
-    ring_close(&r, &wake);
+    ring_close(&r);
     CHECK(ring_pop(&r, &shut) == message(1) && shut);
     CHECK(!ring_pop(&r, &shut) && shut);
     ring_destroy(&r);
@@ -145,10 +145,9 @@ static void closed_ring_refuses_pushes_but_drains(void)
         ring r;
         void *items[] = {message(0), message(1), message(2)};
         int outcome;
-        bool wake;
         ring_init(&r, 0);
         push(&r, 0, n);
-        CHECK(ring_close(&r, &wake) && !wake);
+        CHECK(ring_close(&r));
         CHECK(ring_closed(&r));
         for (size_t left = n; left; left--) {
             CHECK(ring_push(&r, message(0)) == RING_CLOSED);
@@ -165,10 +164,9 @@ static void closed_ring_refuses_pushes_but_drains(void)
 static void only_the_first_close_says_true(void)
 {
     ring r;
-    bool wake;
     ring_init(&r, 0);
-    CHECK(ring_close(&r, &wake));
-    CHECK(!ring_close(&r, &wake) && !wake);
+    CHECK(ring_close(&r));
+    CHECK(!ring_close(&r));
     ring_destroy(&r);
 }
 
@@ -216,15 +214,14 @@ static void an_armed_ring_owes_exactly_one_wake_up_for_a_batch(void)
     }
 }
 
-static void an_armed_ring_owes_exactly_one_wake_up_for_a_close(void)
+static void a_close_disarms(void)
 {
     for (size_t offset = 0; offset <= SLOTS; offset++) {
         ring r;
-        bool wake;
         init_at(&r, offset);
-        CHECK(ring_arm(&r) == RING_ARMED);
-        CHECK(ring_close(&r, &wake) && wake);
-        CHECK(!ring_close(&r, &wake) && !wake);
+        CHECK(ring_arm(&r) == RING_ARMED && ring_is_armed(&r));
+        CHECK(ring_close(&r) && !ring_is_armed(&r));
+        CHECK(!ring_close(&r) && !ring_disarm(&r));
         CHECK(ring_push(&r, message(0)) == RING_CLOSED);
         CHECK(ring_arm(&r) == RING_CLOSED && ring_drained(&r));
         ring_destroy(&r);
@@ -494,7 +491,7 @@ int main(void)
     an_open_ring_is_never_drained();
     an_armed_ring_owes_exactly_one_wake_up_for_a_push();
     an_armed_ring_owes_exactly_one_wake_up_for_a_batch();
-    an_armed_ring_owes_exactly_one_wake_up_for_a_close();
+    a_close_disarms();
     announce_flags_every_push_and_counts_what_waits();
     length_pushed_and_peak();
     pops_note_the_peak();

@@ -1701,11 +1701,10 @@ cdef void close_channel(channel *c, uint32_t side) noexcept:
     """Sever a channel on behalf of a side, if it has not been severed before."""
     cdef waiter *tasks
     cdef MessagePort port
-    cdef c_bool wake
     cdef uint32_t i
     if is_finalizing():
         # Nobody is left to be woken, and a daemon thread that was ended in its sleep has left its waiter behind.
-        ring_close(&c.side[side].inbox, &wake)
+        ring_close(&c.side[side].inbox)
         return
     if channel_close(c, side, &tasks):
         tell(tasks)

@@ -16,10 +16,8 @@ cdef extern from "shared.h" nogil:
 
 cdef extern from "shared_memory.h" nogil:
     int shared_memory_new(size_t size) noexcept
-    int shared_memory_size(int fd, size_t *size) noexcept
     void *shared_memory_map(int fd, size_t size) noexcept
     void shared_memory_unmap(void *address, size_t size) noexcept
-    void shared_memory_discard(void *address, size_t size) noexcept
     void shared_memory_close(int fd) noexcept
 
 
@@ -32,7 +30,7 @@ cdef extern from "lock.h" nogil:
 cdef extern from "parker.h" nogil:
     ctypedef struct parker:
         pass
-    enum: PARKER_UNPARKED, PARKER_TIMED_OUT, PARKER_INTERRUPTED
+    enum: PARKER_UNPARKED
     void parker_init(parker *p) noexcept
     void parker_destroy(parker *p) noexcept
     int64_t parker_now() noexcept
@@ -52,10 +50,9 @@ cdef extern from "ring.h" nogil:
     void *ring_pop(ring *r, c_bool *shut) noexcept
     size_t ring_pop_many(ring *r, void **items, size_t limit) noexcept
     int ring_arm(ring *r) noexcept
-    bint ring_close(ring *r, c_bool *wake) noexcept
+    bint ring_close(ring *r) noexcept
     bint ring_closed(ring *r) noexcept
     uintptr_t ring_tail(ring *r) noexcept
-    bint ring_is_armed(ring *r) noexcept
     bint ring_disarm(ring *r) noexcept
     bint ring_drained(ring *r) noexcept
     size_t ring_announce(ring *r, bint on) noexcept
@@ -79,7 +76,7 @@ cdef extern from "channel.h" nogil:
 
 
 cdef extern from "link.h" nogil:
-    enum: LINK_OK, LINK_EMPTY, LINK_FULL, LINK_BACKLOG, LINK_GONE, LINK_SHUT, LINK_CORRUPT, LINK_TROUBLE
+    enum: LINK_OK, LINK_EMPTY, LINK_GONE, LINK_CORRUPT, LINK_TROUBLE
     enum: LINK_WHOLE, LINK_FIRST, LINK_FRAGMENT, LINK_LAST
     unsigned int LINK_SEGMENTS, LINK_ONCE, LINK_INLINE
     size_t LINK_BUDGET

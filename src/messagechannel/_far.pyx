@@ -542,13 +542,12 @@ cdef class Far(Link):
         :param depart: has a port depart that waits in a message.
         """
         cdef int ends[2]
-        cdef c_bool wake
         # Who took something last may not have told of it.
         link_taken_before(self._link, ring_popped(&self.near().inbox))
         self._unregister()
         link_end(self._link, ends)
-        ring_close(&self.near().inbox, &wake)
-        ring_close(self._backlog, &wake)
+        ring_close(&self.near().inbox)
+        ring_close(self._backlog)
         descriptors = [Descriptor(ends[0]), Descriptor(ends[1])]
         return self._pack_up(descriptors, depart), descriptors
 
