@@ -10,6 +10,7 @@ import pytest
 
 import ends
 import targets
+from puppet import Puppet
 
 HANG_SECONDS = 120
 
@@ -76,6 +77,29 @@ def other_end(request):
     ends.run_with(kind)
     yield kind
     ends.run_with("local")
+
+
+@pytest.fixture
+def _many_switches():
+    """Threads take turns often."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.fixture
+def new_puppet():
+    """Make processes for one test, which may end them."""
+    made = []
+
+    def make():
+        made.append(Puppet())
+        return made[-1]
+
+    yield make
+    for puppet in made:
+        puppet.end()
 
 
 @pytest.fixture

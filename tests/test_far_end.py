@@ -33,11 +33,9 @@ def puppet(puppets):
 
 
 @pytest.fixture
-def doomed_puppet():
+def doomed_puppet(new_puppet):
     """A process for one test, which may end it."""
-    made = Puppet()
-    yield made
-    made.end()
+    return new_puppet()
 
 
 class Unbuildable:

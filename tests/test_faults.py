@@ -23,14 +23,6 @@ def run_threads(*targets):
         assert not thread.is_alive(), "a thread hangs"
 
 
-@pytest.fixture
-def _many_switches():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
-
-
 # ---- threads ----
 
 

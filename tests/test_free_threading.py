@@ -31,18 +31,13 @@ from messagechannel import (
     structured_clone,
     wait,
 )
+from targets import echo
+
+pytestmark = pytest.mark.usefixtures("_many_switches")
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 # How often a race is tried that one attempt seldom meets.
 TRIES = 4000 if FREE_THREADED else 300
-
-
-@pytest.fixture(autouse=True)
-def _threads_take_turns_often():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 def run_threads(*functions):
@@ -1063,10 +1058,6 @@ def test_a_listener_learns_that_another_thread_has_forgotten_the_other_end():
 
 
 def test_many_threads_start_workers():
-    def echo(port):
-        for message in port:
-            port.post_message(message)
-
     def use():
         for i in range(20):
             with Worker(echo) as worker:

@@ -9,7 +9,7 @@ import pytest
 
 from ends import FarChannel, eventually
 from messagechannel import ChannelClosedError, _far
-from puppet import GUARD, Puppet
+from puppet import GUARD
 from targets import LINK_BYTES
 
 MB = 1 << 20
@@ -23,17 +23,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 
 @pytest.fixture
-def puppet():
-    made = Puppet()
-    yield made
-    made.end()
+def puppet(new_puppet):
+    return new_puppet()
 
 
 @pytest.fixture
-def other_puppet():
-    made = Puppet()
-    yield made
-    made.end()
+def other_puppet(new_puppet):
+    return new_puppet()
 
 
 def shared_memory(*puppets):

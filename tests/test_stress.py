@@ -14,7 +14,6 @@ import faulthandler
 import gc
 import os
 import random
-import sys
 import threading
 import time
 from collections import defaultdict
@@ -25,6 +24,8 @@ import pytest
 
 from ends import MessageChannel
 from messagechannel import ChannelClosedError, DataCloneError, wait
+
+pytestmark = pytest.mark.usefixtures("_many_switches")
 
 FACTOR = int(os.environ.get("MESSAGECHANNEL_STRESS_FACTOR", "1"))
 SEED = os.environ.get("MESSAGECHANNEL_STRESS_SEED")
@@ -383,14 +384,6 @@ def check(world):
         assert numbers == [] or numbers[-1] < attempts[-1].first + attempts[-1].count, f"{stream}: {numbers[-1]}"
     assert not arrived, f"received, but never sent: {dict(arrived)}"
     return total, missing
-
-
-@pytest.fixture(autouse=True)
-def _many_switches():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(before)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
