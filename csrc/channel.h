@@ -130,8 +130,8 @@ waiter *endpoint_offer_room(endpoint *e);
 
 /* Look for a moment (spin.h) whether something is pushed, or the ring closed, after the tail was `tail`; or whether
    there is room.  True when it came: it may be gone again by the time that the caller gets there.  `popped` is
-   ring_popped's. What is looked at, a word of the ring and what the transport says, may be looked at by any thread at any
-   moment: a thread may spin where it must not call the ring. */
+   ring_popped's. A word of the ring is looked at, and what the transport says to anybody at any moment, so a thread may
+   spin where it must not call the ring. */
 bool endpoint_spin_for_message(endpoint *e, uintptr_t tail, size_t popped, int64_t deadline);
 bool endpoint_spin_for_room(endpoint *e, size_t popped, int64_t deadline);
 
