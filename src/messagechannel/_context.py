@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Without the GIL, an object that one thread made and another dropped last goes only when its maker next runs Python
 # (https://github.com/python/cpython/issues/157838). That may be a port, whose end its maker waits for. So, there, a
 # thread that waits here runs some Python this often, in seconds.
-SETTLE_SECONDS: float | None = 0.1 if "t" in sys.abiflags else None
+SETTLE_SECONDS: float | None = 0.1 if "free-threading" in sys.version else None
 
 # How long interpreter exit waits for the dispatcher thread to deliver what was posted before, in seconds; and how often
 # it waits for what listeners have posted meanwhile.
