@@ -406,8 +406,8 @@ cdef class Outgoing:
     cdef PyObject *item(self) except NULL:
         """Detach what is transferred and return an owned queue item. The caller has called ``transfer.check``.
 
-        What a ``__transfer__`` raises, or what it returned that can't be sent, leaves the rest of the list as it was; and
-        so does another thread that has transferred or exported an item since the check.
+        What a ``__transfer__`` raises, or what it returned that can't be sent, leaves the rest of the list as it was;
+        and so does another thread that has transferred or exported an item since the check.
         """
         cdef Envelope envelope
         cdef PyObject *item

@@ -18,9 +18,9 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+import functools
 import os
 import sys
-from functools import partial
 from time import monotonic, sleep
 from weakref import ref
 
@@ -34,13 +34,13 @@ from messagechannel._core cimport (
     channel_of, close_channel, leave_behind, let_go, release_channel, rouse, take_back, take_hold, tell,
 )
 from messagechannel._csrc cimport (
-    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, RING_NO_MEMORY, c_bool, channel, channel_connect, channel_incref,
-    channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_take_claimed, endpoint_wake_all,
-    far_link, link_abandon, link_arm, link_attach, link_claim, link_close_in, link_close_out, link_decref,
-    link_end, link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news, link_hear,
+    CHANNEL_OPEN, LINK_OK, LINK_SEGMENTS, LINK_TROUBLE, RING_NO_MEMORY, c_bool, channel, channel_connect,
+    channel_incref, channel_new, endpoint, endpoint_offer_room, endpoint_pass_on, endpoint_take_claimed,
+    endpoint_wake_all, far_link, link_abandon, link_arm, link_attach, link_claim, link_close_in, link_close_out,
+    link_decref, link_end, link_ended, link_figures, link_figures_out, link_has_ended_there, link_has_news, link_hear,
     link_incref, link_is_armed, link_is_distrusted, link_is_reserved, link_new, link_reserve_in, link_restore,
-    link_segment, link_set_figures, link_taken_before, link_told_before, link_waiting, link_yield_in, parker_now,
-    ring, ring_close, ring_disarm, ring_length, ring_look_through, ring_peak, ring_popped, ring_push, ring_pushed,
+    link_segment, link_set_figures, link_taken_before, link_told_before, link_waiting, link_yield_in, parker_now, ring,
+    ring_close, ring_disarm, ring_length, ring_look_through, ring_peak, ring_popped, ring_push, ring_pushed,
     ring_reserve, ring_return_room, shared_claim, shared_number, spin_acquire, spin_lock, spin_release,
 )
 from messagechannel._link cimport (
@@ -303,7 +303,7 @@ cdef class Far(Link):
         """Have a method called later, unless that is pending. It stores False there."""
         if shared_claim(pending, False, True):
             try:
-                _reactor.call_later(seconds, partial(_call_if_alive, ref(self), method))
+                _reactor.call_later(seconds, functools.partial(_call_if_alive, ref(self), method))
             except BaseException:
                 pending[0] = False
                 raise

@@ -1018,7 +1018,7 @@ cdef class Link(Transport):
         return n
 
     cdef size_t _take(self, taken *messages, size_t limit, bint reserved, int *outcome, int *error) noexcept:
-        """Take up to `limit` messages; *outcome and *error, or else an exception that is set, tell why there are no more.
+        """Take up to `limit` messages; *outcome and *error, or an exception that is set, tell why there are no more.
 
         Nothing in here may run code of anybody's: no object is made that the garbage collector knows.
         """

@@ -443,7 +443,7 @@ cdef class Parcel:
         return parcel
 
     cpdef object rehearse(self):
-        """Make sure, before the rest of the transfer list is moved, that what each ``__transfer__`` returned can be sent.
+        """Make sure that what each ``__transfer__`` returned can be sent, before the rest of the list is moved.
 
         :raises DataCloneError: for arguments that can't be pickled.
         :raises Exception: whatever their methods raise.
