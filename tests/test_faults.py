@@ -268,6 +268,36 @@ def test_a_hundred_thousand_channels_work_at_once():
     assert [channel.port2.receive(0) for channel in channels] == list(range(100_000))
 
 
+class Interrupts:
+    """Where it is rebuilt, a signal is handled."""
+
+    def __transfer__(self):
+        return interrupt, ()
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_in_the_middle_of_a_batch_gives_all_its_room_back():
+    port1, port2 = MessageChannel(capacity=4)
+    payload = b"x" * 1000
+    before = sys.getrefcount(payload)
+    interrupts = Interrupts()
+    port1.post_message(interrupts, [interrupts])
+    for _ in range(3):
+        port1.post_message(payload)
+    eventually(lambda: len(port2) == 4)
+    with pytest.raises(KeyboardInterrupt):
+        port2.receive_many()
+    assert len(port2) == 0
+    assert sys.getrefcount(payload) == before
+    for number in range(4):
+        port1.send(number, timeout=20)
+    eventually(lambda: len(port2) == 4)
+    assert port2.receive_many() == [0, 1, 2, 3]
+
+
 def test_nothing_leaks():
     def work():
         # The far ones make three links each.

@@ -4,6 +4,7 @@ They run on every build. Where there is a GIL they meet few races; they are writ
 """
 
 import asyncio
+import functools
 import gc
 import queue
 import random
@@ -1055,6 +1056,25 @@ def test_a_listener_learns_that_another_thread_has_forgotten_the_other_end():
     b.onmessage = listener
     a.post_message(None)
     heard.wait_for(1, GUARD / 2)
+
+
+def test_who_loses_the_race_for_a_port_keeps_his_storage():
+    def post(port, started):
+        here, _there = MessageChannel()
+        mine = bytearray(b"abc")
+        started.wait(GUARD)
+        try:
+            here.post_message(None, [mine, port])
+        except DataCloneError:
+            assert mine == b"abc"
+            return "lost"
+        assert mine == b""
+        return "won"
+
+    for _ in range(TRIES // 20):
+        port, _other = MessageChannel()
+        post_it = functools.partial(post, port, threading.Barrier(3))
+        assert sorted(run_threads(post_it, post_it, post_it)) == ["lost", "lost", "won"]
 
 
 def test_many_threads_start_workers():

@@ -4,6 +4,7 @@ One end of a link is an ordinary port, the other is played by hand, over the lin
 a seed, in a process of its own, so that a crash is a failed test.
 """
 
+import asyncio
 import contextlib
 import mmap
 import os
@@ -17,9 +18,10 @@ import time
 import pytest
 
 from messagechannel import ChannelClosedError, DataCloneError, MessageChannel, _far
+from messagechannel._reactor import Reactor
 from messagechannel._wire import Descriptor
 from targets import RING_BYTES
-from victims import FACTOR, PATIENCE, Footprint, apart, far_channel
+from victims import FACTOR, PATIENCE, Footprint, apart, assert_idle, far_channel, until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memfd and /proc")
 
@@ -446,6 +448,49 @@ def fuzz_once(number):
             break
         except (ValueError, DataCloneError, OSError, MemoryError, EOFError) as error:
             assert time.monotonic() < end, (number, error)  # noqa: PT017 - which of them it is does not matter
+
+
+@pytest.mark.parametrize("before", [[], [b"good"]], ids=["first", "behind another"])
+def test_a_letter_that_is_none_is_sent_on_as_an_error(hand, before):
+    for payload in before:
+        hand.write(payload)
+    hand.write(b"xx", tag=LETTER)
+    hand.write(b"after")
+    hand.close()
+    until(lambda: hand.port.closed, "it has ended")
+    carrier, other = far_channel()
+    carrier.post_message("take it", [hand.port])
+    (port,) = other.receive_event(PATIENCE).ports
+    assert [port.receive(PATIENCE) for _ in before] == before
+    with pytest.raises(DataCloneError, match="a letter without a head"):
+        port.receive(PATIENCE)
+    assert port.receive(PATIENCE) == b"after"
+    with pytest.raises(ChannelClosedError):
+        port.receive(PATIENCE)
+    assert_idle()
+
+
+def test_an_interrupt_while_a_task_finds_the_end_is_raised_there(hand, monkeypatch):
+    unregister = Reactor.unregister
+
+    def interrupted(self, descriptor):
+        monkeypatch.setattr(Reactor, "unregister", unregister)
+        unregister(self, descriptor)
+        raise KeyboardInterrupt
+
+    async def receive():
+        awaitable = hand.port.areceive()
+        # Closed, and the bell was not heard yet.
+        hand.word(0, TAIL, CLOSED)
+        monkeypatch.setattr(Reactor, "unregister", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            await awaitable
+        with pytest.raises(RuntimeError, match="cannot reuse"):
+            await awaitable
+        with pytest.raises(ChannelClosedError):
+            await hand.port.areceive()
+
+    asyncio.run(receive())
 
 
 def fuzz(seed):

@@ -664,6 +664,22 @@ for i in range(50_000):
     assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "50000", "")
 
 
+def test_what_listeners_post_at_the_end_is_delivered_too(run_python):
+    result = run_python("""
+import messagechannel, sys, time
+def target(port):
+    port.onmessage = lambda event: port.post_message(event.data)
+worker = messagechannel.Worker(target)
+def listener(event):
+    sys.stdout.write(f"<{event.data}")
+    time.sleep(0.02)
+    sys.stdout.write(">")
+worker.onmessage = listener
+worker.send_many(range(5))
+""")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "<0><1><2><3><4>", "")
+
+
 def test_a_listener_that_posts_to_itself_without_end_does_not_keep_the_interpreter_from_exiting(run_python):
     result = run_python("""
 import messagechannel

@@ -19,7 +19,19 @@ import pytest
 import targets
 from loops import let_the_dispatcher_finish
 from messagechannel import ChannelClosedError, MessageChannel, SharedBuffer, Worker, _far
-from victims import FILLER, PATIENCE, Footprint, apart, far_channel, fill_the_ring, seconds_to_close, until, victim
+from messagechannel._reactor import Reactor
+from victims import (
+    FILLER,
+    PATIENCE,
+    Footprint,
+    apart,
+    assert_idle,
+    far_channel,
+    fill_the_ring,
+    seconds_to_close,
+    until,
+    victim,
+)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc, and limits as Linux has them")
 
@@ -490,6 +502,33 @@ def test_a_process_that_can_not_be_started_leaves_the_ports_that_it_was_to_have(
     apart(start_processes_with_ever_more_descriptors, start_method)
 
 
+def depart_without_a_place():
+    far_channel()
+    here, there = MessageChannel()
+    here.post_message("waits there")
+    there.post_message("waits here")
+    before = Footprint()
+
+    def prepare(self, descriptor):
+        raise OSError(errno.ENOSPC, "as many are heard as may be")
+
+    prepare, Reactor.prepare = Reactor.prepare, prepare
+    with pytest.raises(OSError, match="as many are heard as may be"):
+        _far.depart(there)
+    Reactor.prepare = prepare
+    before.assert_same()
+    assert not here.closed
+    assert there.receive(PATIENCE) == "waits there"
+    there.post_message("still there")
+    came = _far.arrive(*_far.depart(there))
+    came.post_message("from afar")
+    assert [here.receive(PATIENCE) for _ in range(3)] == ["waits here", "still there", "from afar"]
+
+
+def test_a_port_whose_link_the_system_will_not_listen_to_stays():
+    apart(depart_without_a_place)
+
+
 # ---- on the receiving side ----
 
 
@@ -650,6 +689,54 @@ def listen_without_descriptors():
 
 def test_listeners_get_later_what_there_were_no_descriptors_for():
     apart(listen_without_descriptors)
+
+
+class Troubled:
+    """Has something in its socket that it can't take for a long time."""
+
+    heard_so_often = 0
+
+    def heard(self):
+        self.heard_so_often += 1
+        return 1000.0
+
+    def is_sending(self):
+        return False
+
+    is_listening = is_sending
+
+
+class Failing(Troubled):
+    def heard(self):
+        super().heard()
+        raise LookupError("as the test wants it")
+
+
+def hear_beside_trouble(troubled):
+    failures = []
+    threading.excepthook = lambda arguments: failures.append(arguments.exc_type)
+    ours, theirs = socket.socketpair()
+    theirs.send(b"x")
+    source = troubled()
+    _far._reactor.register(ours.fileno(), source)
+    until(lambda: source.heard_so_often, "it was heard")
+    got = []
+    here, there = far_channel()
+    there.onmessage = lambda event: got.append(event.data)
+    here.post_message("hello")
+    until(lambda: got == ["hello"], "the other one is heard")
+    assert_idle()
+    if troubled is Failing:
+        until(lambda: source.heard_so_often > 1, "it is heard again")
+        assert set(failures) == {LookupError}
+    else:
+        assert source.heard_so_often == 1
+    _far._reactor.unregister(ours.fileno())
+
+
+@pytest.mark.parametrize("troubled", [Troubled, Failing])
+def test_who_is_in_trouble_keeps_nobody_else_waiting(troubled):
+    apart(hear_beside_trouble, troubled)
 
 
 # ---- what is tried again ----

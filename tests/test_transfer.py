@@ -307,6 +307,25 @@ def test_an_exception_of_transfer_propagates_and_nothing_is_posted_or_lost(post)
     assert port2.receive() == "y"
 
 
+def test_what_transfer_returned_and_cannot_be_sent_leaves_the_rest_of_the_list_as_it_was():
+    port1, port2 = MessageChannel()
+    mine, yours = MessageChannel()
+    buffer, handle = bytearray(b"abc"), Handle("h", lambda: "called")
+    if is_far():
+        with pytest.raises(
+            DataCloneError, match=r"transfer\[1\]: what its __transfer__ returned can't be sent"
+        ):
+            port1.post_message([buffer, handle, yours], [buffer, handle, yours])
+        assert buffer == b"abc"
+        handle.content = None
+    port1.post_message([buffer, handle, yours], [buffer, handle, yours])
+    came = port2.receive_event(5)
+    assert came.data[0] == b"abc"
+    assert is_far() or came.data[1].content() == "called"
+    mine.post_message("hello")
+    assert came.ports[0].receive(5) == "hello"
+
+
 def test_what_transfer_runs_can_export_a_buffer_that_is_listed_too():
     buffer = bytearray(b"abc")
     views = []

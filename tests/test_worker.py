@@ -5,8 +5,10 @@ What only processes have is in test_process_worker.py.
 
 import contextlib
 import gc
+import os
 import queue
 import threading
+import time
 import weakref
 
 import pytest
@@ -405,6 +407,67 @@ def test_a_system_exit_in_the_target_ends_it_only(kind, excepthook):
     assert not worker.is_alive()
     with pytest.raises(ChannelClosedError):
         worker.receive(GUARD)
+
+
+def test_a_port_that_the_target_has_dropped_closes_whatever_its_maker_waits_for():
+    def target(port):
+        time.sleep(0.05)
+        port.post_message(1)
+
+    worker = Worker(target)
+    ended = threading.Lock()
+    ended.acquire()
+    got = []
+
+    def read():
+        got.extend(worker)
+        ended.release()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    # In one piece: nothing of this thread's is run meanwhile.
+    assert ended.acquire(timeout=GUARD)
+    thread.join(GUARD)
+    assert got == [1]
+
+
+@pytest.mark.parametrize("name", [5, b"w", ["x"]])
+def test_a_name_that_is_no_text_is_refused_before_anything_starts(kind, name):
+    threads = threading.active_count()
+    with pytest.raises(TypeError, match=r"name must be a str or None, not "):
+        Worker(targets.echo, kind=kind, name=name)
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize(
+    ("timeout", "error"), [(-1, ValueError), (float("nan"), ValueError), ("1", TypeError), ([], TypeError)]
+)
+def test_a_timeout_of_join_is_what_timeouts_are(worker, timeout, error):
+    with pytest.raises(error, match="timeout must be"):
+        worker.join(timeout)
+    before = time.monotonic()
+    worker.join(0.05)
+    assert worker.is_alive()
+    assert time.monotonic() - before >= 0.05
+    worker.close()
+    # Longer than a platform can wait.
+    worker.join(1e300)
+    assert not worker.is_alive()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_child_that_a_target_forks_ends_without_a_word(run_python):
+    result = run_python("""
+import os, messagechannel
+def target(port):
+    child = os.fork()
+    if child:
+        print(os.waitpid(child, 0)[1])
+worker = messagechannel.Worker(target)
+worker.join()
+""")
+    assert "Traceback" not in result.stderr
+    assert result.stdout.strip() == "0"
 
 
 def test_the_interpreter_exits_although_workers_wait(run_python):
