@@ -312,9 +312,7 @@ def test_what_transfer_returned_and_cannot_be_sent_leaves_the_rest_of_the_list_a
     mine, yours = MessageChannel()
     buffer, handle = bytearray(b"abc"), Handle("h", lambda: "called")
     if is_far():
-        with pytest.raises(
-            DataCloneError, match=r"transfer\[1\]: what its __transfer__ returned can't be sent"
-        ):
+        with pytest.raises(DataCloneError, match=r"transfer\[1\]: what its __transfer__ returned can't be sent"):
             port1.post_message([buffer, handle, yours], [buffer, handle, yours])
         assert buffer == b"abc"
         handle.content = None

@@ -10,4 +10,5 @@ cdef class Serialized:
 
 cpdef object clone(object value, Transfer transfer)
 cpdef object serialize(object value, Transfer transfer)
+cdef object unpickled(object data, list buffers, list received, list references)
 cdef object explain(object value, Transfer transfer, object error)

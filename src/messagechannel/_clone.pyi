@@ -1,13 +1,11 @@
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
-
-from typing_extensions import disjoint_base
+from typing import Any, TypeVar, final
 
 from messagechannel._transfer import Transfer
 
 _T = TypeVar("_T")
 
-@disjoint_base
+@final
 class Serialized:
     @property
     def transfer(self) -> Transfer: ...

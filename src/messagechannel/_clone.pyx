@@ -10,6 +10,7 @@ A message with an object that has ``__transfer__`` can be built only when that o
 Such a message, and no other, is a real pickle on its way (:class:`Serialized`).
 """
 
+cimport cython
 from cpython.module cimport PyImport_Import
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
@@ -546,10 +547,10 @@ cdef int _make_classes() except -1:
             return -len(self.references)
 
     class Unpickler(pickle.Unpickler):
-        def __init__(self, buffer, references, transfer):
-            super().__init__(buffer)
+        def __init__(self, file, buffers, received, references):
+            super().__init__(file, buffers=buffers)
+            self.received = received
             self.references = references
-            self.received = transfer.received
 
         def persistent_load(self, place):
             return self.received[place] if place >= 0 else self.references[-place - 1]
@@ -559,6 +560,15 @@ cdef int _make_classes() except -1:
     return 0
 
 
+cdef object unpickled(object data, list buffers, list received, list references):
+    """Return the value of a pickle in which places stand for what was received, and negative ones for references."""
+    from io import BytesIO
+    if _unpickler_class is None:
+        _make_classes()
+    return _unpickler_class(BytesIO(data), buffers, received, references).load()
+
+
+@cython.final
 cdef class Serialized:
     """A message between post and receipt that has to be rebuilt by the receiver."""
 
@@ -567,9 +577,8 @@ cdef class Serialized:
 
         :raises Exception: whatever the callables that ``__transfer__`` and reducers named raise.
         """
-        from io import BytesIO
         self.transfer.receive()
-        return _unpickler_class(BytesIO(self._pickle), self._references, self.transfer).load()
+        return unpickled(self._pickle, None, self.transfer.received, self._references)
 
 
 cpdef object serialize(object value, Transfer transfer):

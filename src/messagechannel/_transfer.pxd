@@ -1,3 +1,12 @@
+from cpython.object cimport PyObject
+from libc.stdint cimport uintptr_t
+
+
+cdef inline object identity(object item):
+    """What id() returns; Cython would keep the function of one interpreter for all of them."""
+    return <uintptr_t><PyObject *>item
+
+
 cdef class Transfer:
     cdef readonly list items
     cdef readonly list received

@@ -1,7 +1,5 @@
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
-
-from typing_extensions import disjoint_base
+from typing import Any, TypeVar, final
 
 _T = TypeVar("_T")
 
@@ -9,7 +7,7 @@ class DataCloneError(ValueError):
     path: str
     def __init__(self, message: str, path: str = "$") -> None: ...
 
-@disjoint_base
+@final
 class Transfer:
     @property
     def items(self) -> list[Any]: ...

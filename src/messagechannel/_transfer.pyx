@@ -6,8 +6,8 @@ Transferring follows StructuredSerializeWithTransfer: look at every listed item,
 detached meanwhile, and only then detach, all of them. :class:`Transfer` has one method for each step.
 """
 
+cimport cython
 from cpython.object cimport PyObject
-from libc.stdint cimport uintptr_t
 
 import sys
 
@@ -133,16 +133,12 @@ register_transferable(bytearray, _empty_bytearray, _bytearray_obstacle, _move_by
 
 # ---- the transfer list ----
 
-cdef inline object address(object item):
-    """What id() returns; Cython would keep the function of one interpreter for all of them."""
-    return <uintptr_t><PyObject *>item
-
-
 cdef inline bint is_deferred(tuple hooks):
     """Tell whether an item can be rebuilt only where the message is received."""
     return hooks is None or hooks[0] is None
 
 
+@cython.final
 cdef class Transfer:
     """The transfer list of one message: ``Transfer(transfer, source)`` reads it once and looks at every item.
 
@@ -183,7 +179,7 @@ cdef class Transfer:
                 raise self.refusal(index, f"a {type(item).__name__} can't be transferred, only a MessagePort, "
                                    "bytearray, array.array, socket, Connection or open file can, and what has a "
                                    "__transfer__ method")
-            key = address(item)
+            key = identity(item)
             if key in self._places:
                 raise self.refusal(index, f"this {type(item).__name__} is listed twice")
             self._places[key] = index
@@ -199,7 +195,7 @@ cdef class Transfer:
 
     cpdef object place_of(self, object item):
         """Return the index of an item, None for what is not listed."""
-        return self._places.get(address(item))
+        return self._places.get(identity(item))
 
     def check(self):
         """Make sure that every item that was not yet detached can be.
@@ -212,7 +208,7 @@ cdef class Transfer:
                 continue
             reason = hooks[1](item, received)
             if reason is None and hooks[3] is not None:
-                first = holders.setdefault(address(hooks[3](item)), index)
+                first = holders.setdefault(identity(hooks[3](item)), index)
                 if first != index:
                     reason = f"it is the same file as transfer[{first}]; list one of the two"
             if reason is not None:

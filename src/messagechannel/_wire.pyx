@@ -18,9 +18,8 @@ and both pickles follow. A pickle begins with a byte that a head never begins wi
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
-from cpython.object cimport PyObject
 from libc.errno cimport EINVAL, ENOSYS, errno
-from libc.stdint cimport uint64_t, uintptr_t
+from libc.stdint cimport uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
@@ -30,11 +29,11 @@ import sys
 from messagechannel._clone import register_shared
 from messagechannel._transfer import DataCloneError
 
-from messagechannel._clone cimport Serialized, explain
+from messagechannel._clone cimport Serialized, explain, unpickled
 from messagechannel._csrc cimport (
     bring_home, shared_memory_close, shared_memory_map, shared_memory_new, shared_memory_unmap,
 )
-from messagechannel._transfer cimport Transfer
+from messagechannel._transfer cimport Transfer, identity
 
 
 cdef extern from "module_state.h":
@@ -64,11 +63,6 @@ cdef enum:
 
 # From so many bytes on a buffer travels in shared memory of its own.
 BIG = 65536
-
-
-cdef inline object address(object value):
-    """What id() returns; Cython would keep the function of one interpreter for all of them."""
-    return <uintptr_t><PyObject *>value
 
 
 # ---- memory and descriptors ----
@@ -262,7 +256,6 @@ register_shared(SharedBuffer, _share)
 _pickle = None
 _dispatch_table = None
 _pickler_class = None
-_unpickler_class = None
 _PickleBuffer = None
 # Of messages without a transfer list: a pickler that was used before is faster than a new one.
 _writers = []
@@ -270,7 +263,7 @@ _writers = []
 
 cdef int _make_classes() except -1:
     """Derive from pickle's classes on first use: importing pickle takes longer than importing all of this package."""
-    global _pickle, _dispatch_table, _pickler_class, _unpickler_class, _PickleBuffer
+    global _pickle, _dispatch_table, _pickler_class, _PickleBuffer
     import copyreg
     import pickle
 
@@ -282,18 +275,8 @@ cdef int _make_classes() except -1:
         def persistent_id(self, value):
             return self.place_of(value)
 
-    class Unpickler(pickle.Unpickler):
-        def __init__(self, file, buffers, received, references):
-            super().__init__(file, buffers=buffers)
-            self.received = received
-            self.references = references
-
-        def persistent_load(self, place):
-            return self.received[place] if place >= 0 else self.references[-place - 1]
-
     _dispatch_table = copyreg.dispatch_table
     _pickler_class = Pickler
-    _unpickler_class = Unpickler
     _PickleBuffer = pickle.PickleBuffer
     _pickle = pickle
     return 0
@@ -331,13 +314,13 @@ cdef class Writer:
         """Reduce a SharedBuffer or Descriptor."""
         token = _PickleBuffer(bytearray(1))
         self._begin_entries()
-        self.known[address(token)] = token, value
+        self.known[identity(token)] = token, value
         return _same, (token,)
 
     def beside(self, buffer):
         """Put an out-of-band buffer beside the pickle, or return True for one that is better in it."""
         cdef size_t size
-        key = address(buffer)
+        key = identity(buffer)
         known = None if self.known is None else self.known.get(key)
         if known is None:
             view = buffer.raw()
@@ -539,9 +522,9 @@ cdef class Parcel:
     cpdef object snapshot(self):
         """Copy what the sender can still change, for a message that can't be sent at once."""
         cdef Py_ssize_t index
-        owned = set() if self._transfer is None else {address(item) for item in self._transfer.received}
+        owned = set() if self._transfer is None else {identity(item) for item in self._transfer.received}
         for index, view in enumerate(self.big):
-            if type(view) is memoryview and type(view.obj) is not bytes and address(view.obj) not in owned:
+            if type(view) is memoryview and type(view.obj) is not bytes and identity(view.obj) not in owned:
                 self.big[index] = bytes(view)
         return None
 
@@ -685,8 +668,7 @@ cdef object unpack_beside(object data, const Py_buffer *buffer, list big, list d
         received = []
         for content in contents:
             received.append(next(coming) if content is None else content[0](*content[1]))
-        from io import BytesIO
-        return _unpickler_class(BytesIO(pickled), message_objects, received, references).load()
+        return unpickled(pickled, message_objects, received, references)
 
 
 cdef tuple check_luggage(object luggage, list ports):

@@ -137,8 +137,8 @@ class Worker(MessagePort):
     So a Worker has everything that a port has: ``post_message``, ``onmessage``, ``receive``, iteration. The channel
     closes when the Worker is closed or forgotten; `target` notices by the end of its iteration, by ChannelClosedError
     (which may leave it then), or by the ``close`` event. When `target` has returned, its port goes the way of every
-    port: it stays while it has listeners, and closes otherwise. At interpreter exit the channels of all workers are
-    closed, and they get a moment to finish; processes are terminated after that.
+    port: it stays while it has listeners, and closes otherwise. At interpreter exit the channels of all workers that
+    still run are closed, and they get a moment to finish; processes are terminated after that.
 
     An exception that leaves `target` closes the channel and becomes an ``error`` event here, an :class:`ErrorEvent`,
     in the context of this port. Where nobody listens for that yet, it goes to ``threading.excepthook``, and a listener
