@@ -13,6 +13,7 @@ import resource
 import socket
 import struct
 import sys
+import threading
 import time
 
 import pytest
@@ -474,9 +475,10 @@ def test_an_interrupt_while_a_task_finds_the_end_is_raised_there(hand, monkeypat
     unregister = Reactor.unregister
 
     def interrupted(self, descriptor):
-        monkeypatch.setattr(Reactor, "unregister", unregister)
         unregister(self, descriptor)
-        raise KeyboardInterrupt
+        if threading.current_thread() is threading.main_thread():
+            monkeypatch.setattr(Reactor, "unregister", unregister)
+            raise KeyboardInterrupt
 
     async def receive():
         awaitable = hand.port.areceive()

@@ -669,7 +669,9 @@ def test_what_listeners_post_at_the_end_is_delivered_too(run_python):
 import messagechannel, sys, time
 def target(port):
     port.onmessage = lambda event: port.post_message(event.data)
+    port.post_message("ready")
 worker = messagechannel.Worker(target)
+worker.receive()
 def listener(event):
     sys.stdout.write(f"<{event.data}")
     time.sleep(0.02)

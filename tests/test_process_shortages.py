@@ -734,6 +734,30 @@ def hear_beside_trouble(troubled):
     _far._reactor.unregister(ours.fileno())
 
 
+def hear_beside_timers():
+    """Timers that ask for one another, and take as long as they ask for."""
+    reactor = _far._reactor
+    stop = []
+
+    def again():
+        time.sleep(0.01)
+        if not stop:
+            reactor.call_later(0.01, again)
+
+    here, there = far_channel()
+    reactor.call_later(0, again)
+    reactor.call_later(0, again)
+    got = []
+    there.onmessage = lambda event: got.append(event.data)
+    here.post_message("hello")
+    until(lambda: got == ["hello"], "it is heard")
+    stop.append(True)
+
+
+def test_timers_without_end_keep_nobody_waiting():
+    apart(hear_beside_timers)
+
+
 @pytest.mark.parametrize("troubled", [Troubled, Failing])
 def test_who_is_in_trouble_keeps_nobody_else_waiting(troubled):
     apart(hear_beside_trouble, troubled)

@@ -30,7 +30,7 @@ from messagechannel import (
     _far,
     structured_clone,
 )
-from victims import same_footprint
+from victims import far_channel, same_footprint
 
 pytestmark = [
     # Python's own warning, of 3.12 and later, about what fork is.
@@ -1057,3 +1057,39 @@ def test_a_port_that_cannot_leave_keeps_no_other_from_going_to_a_forked_process(
     assert [type(error) for error in unraisable.errors] == [DataCloneError]
     references.post_message("still here")
     assert stays.receive(0) == "still here"
+
+
+class ReducesTo:
+    """Does something when it is reduced, as an argument of what ``__transfer__`` returned."""
+
+    def __init__(self, effect):
+        self.effect = effect
+
+    def __transfer__(self):
+        return list, ([ReducesTo(self.effect)],)
+
+    def __reduce__(self):
+        self.effect()
+        return int, ()
+
+
+@pytest.mark.parametrize("which", ["storage", "port", "socket"])
+def test_what_is_pickled_for_a_transfer_can_detach_what_is_listed_too(which):
+    here, _there = far_channel()
+    ours, theirs = socket.socketpair()
+    other, _other = socket.socketpair()
+    storage = bytearray(b"abc")
+    port, peer = MessageChannel()
+    views = []
+    effects = {"storage": lambda: views.append(memoryview(storage)), "port": port.close, "socket": other.close}
+    item = ReducesTo(effects[which])
+    with pytest.raises(DataCloneError, match=r"transfer\["):
+        here.post_message(None, [ours, other, storage, port, item])
+    assert storage == b"abc"
+    ours.send(b"still here")
+    assert theirs.recv(100) == b"still here"
+    if which != "port":
+        port.post_message("still here")
+        assert peer.receive(PATIENCE) == "still here"
+    for each in (ours, theirs, other, _other):
+        each.close()

@@ -436,7 +436,7 @@ def test_a_name_that_is_no_text_is_refused_before_anything_starts(kind, name):
     threads = threading.active_count()
     with pytest.raises(TypeError, match=r"name must be a str or None, not "):
         Worker(targets.echo, kind=kind, name=name)
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 @pytest.mark.parametrize(

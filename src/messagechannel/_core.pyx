@@ -406,8 +406,9 @@ cdef class Outgoing:
     cdef PyObject *item(self) except NULL:
         """Detach what is transferred and return an owned queue item. The caller has called ``transfer.check``.
 
-        What a ``__transfer__`` raises, or what it returned that can't be sent, leaves the rest of the list as it was;
-        and so does another thread that has transferred or exported an item since the check.
+        What a ``__transfer__`` raises, or what it returned that can't be sent, leaves the rest of the list as it was.
+        Another thread that has transferred or exported an item since the check leaves ports and storage, and may leave
+        sockets and files detached.
         """
         cdef Envelope envelope
         cdef PyObject *item
@@ -417,12 +418,17 @@ cdef class Outgoing:
         self.transfer.call_methods()
         if self.transport is not None:
             self.transport.rehearse(self.data)
-        self.transfer.depart()
-        self.transfer.move_storage()
-        if not move_handles(self.transfer.items, self.transfer.received):
-            self.transfer.move_storage_back(len(self.transfer.items))
-            # Now this says with which.
+            # What ran for that may have detached or exported items.
             self.transfer.check()
+        self.transfer.move_storage()
+        try:
+            self.transfer.depart()
+            while not move_handles(self.transfer.items, self.transfer.received):
+                # This says with which another thread was faster, unless that has taken it back meanwhile.
+                self.transfer.check()
+        except BaseException:
+            self.transfer.move_storage_back(len(self.transfer.items))
+            raise
         self.transfer.move_rest()
         ports = tuple([port for port in self.transfer.received if isinstance(port, MessagePort)])
         if self.transport is not None:

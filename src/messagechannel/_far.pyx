@@ -62,6 +62,12 @@ cdef extern from "synchronize.h":
     void synchronize_threads() noexcept
 
 
+# What a timer does for a link.
+cdef enum:
+    GO_ON
+    LOOK_AGAIN
+    TRIM
+
 cdef enum:
     # Messages that are brought into the inbox at once when a link ends.
     CHUNK = 64
@@ -98,11 +104,17 @@ def forget_the_parents_links():
         far._dispatch = far._held = None
 
 
-def _call_if_alive(link, name):
-    """Call a method of a link that a timer has only a weak reference to, lest what has ended is kept mapped."""
-    far = link()
-    if far is not None:
-        getattr(far, name)()
+def _call_if_alive(link, int what):
+    """Do something for a link that a timer has only a weak reference to, lest what has ended is kept mapped."""
+    cdef Far far = link()
+    if far is None:
+        return
+    if what == GO_ON:
+        far._go_on_later()
+    elif what == LOOK_AGAIN:
+        far._look_again()
+    else:
+        far._trim_later()
 
 
 @cython.final
@@ -170,7 +182,7 @@ cdef class Far(Link):
         self._rouse()
         if links_beginning == NESTED:
             self._stalled = True
-            return self._once(&self._looking, 0, "_look_again")
+            return self._once(&self._looking, 0, LOOK_AGAIN)
         links_beginning += 1
         try:
             self.pump()
@@ -299,47 +311,52 @@ cdef class Far(Link):
 
     # -- what a link asks for --
 
-    cdef int _once(self, shared_number *pending, seconds, str method) except -1:
-        """Have a method called later, unless that is pending. It stores False there."""
+    cdef int _once(self, shared_number *pending, seconds, int what) except -1:
+        """Have something done later, unless that is pending. False is stored there before anything else is done."""
         if shared_claim(pending, False, True):
             try:
-                _reactor.call_later(seconds, functools.partial(_call_if_alive, ref(self), method))
+                _reactor.call_later(seconds, functools.partial(_call_if_alive, ref(self), what))
             except BaseException:
                 pending[0] = False
                 raise
         return 0
 
     cdef int _try_again(self) except -1:
-        return self._once(&self._trying, SHORTAGE_SECONDS, "_go_on_later")
+        return self._once(&self._trying, SHORTAGE_SECONDS, GO_ON)
 
-    def _go_on_later(self):
-        cdef channel *c = self._hold()
+    cdef int _go_on_later(self) except -1:
+        cdef channel *c
         self._trying = False
+        c = self._hold()
         if c != NULL:
             try:
                 self.resume()
             finally:
                 release_channel(c)
+        return 0
 
     cdef int look_later(self) except -1:
-        return self._once(&self._looking, 5 * SHORTAGE_SECONDS, "_look_again")
+        return self._once(&self._looking, 5 * SHORTAGE_SECONDS, LOOK_AGAIN)
 
-    def _look_again(self):
+    cdef int _look_again(self) except -1:
         self._looking = False
         self.look()
+        return 0
 
     cdef int _lent(self) except -1:
-        return self._once(&self._trimming, SEGMENT_SECONDS, "_trim_later")
+        return self._once(&self._trimming, SEGMENT_SECONDS, TRIM)
 
-    def _trim_later(self):
-        cdef channel *c = self._hold()
+    cdef int _trim_later(self) except -1:
+        cdef channel *c
         self._trimming = False
+        c = self._hold()
         if c != NULL:
             try:
                 if self.trim(parker_now() - <int64_t>(SEGMENT_SECONDS * 1e9)):
                     self._lent()
             finally:
                 release_channel(c)
+        return 0
 
     cdef int _dropped(self) except -1:
         cdef endpoint *far_inbox = self.far_side()
@@ -385,8 +402,9 @@ cdef class Far(Link):
             return False
         link_taken_before(self._link, ring_pushed(inbox))
         try:
-            outcome = LINK_OK
-            while outcome == LINK_OK:
+            outcome, n = LINK_OK, 0
+            # Also once more behind some that were taken before something could not be: that is raised then.
+            while n or outcome == LINK_OK:
                 n = self.take_letters(items, CHUNK, True, &outcome)
                 for i in range(n):
                     ring_reserve(inbox, 1)
@@ -686,10 +704,12 @@ cdef class Spare:
     cdef bint heard
 
     def __dealloc__(self):
-        if self.heard:
-            _reactor.unregister(self.link.socket)
-        if self.link != NULL:
-            link_decref(self.link)
+        try:
+            if self.heard:
+                _reactor.unregister(self.link.socket)
+        finally:
+            if self.link != NULL:
+                link_decref(self.link)
 
 
 cdef Spare new_spare():

@@ -16,6 +16,7 @@ opened where the message is received, because that runs code of the message's ow
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.buffer cimport PyBUF_READ, PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_Clear
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
@@ -1010,11 +1011,16 @@ cdef class Link(Transport):
         cdef size_t n, i
         cdef int error
         n = self._take(messages, min(limit, <size_t>CHUNK), reserved, outcome, &error)
-        failure = self._trouble(outcome, error)
+        if n == 0:
+            failure = self._trouble(outcome, error)
+            if outcome[0] == LINK_TROUBLE:
+                raise failure
+            return 0
+        # Whatever there is after these is met again, when they have gone.
+        if outcome[0] == LINK_REFUSED:
+            PyErr_Clear()
         for i in range(n):
             items[i] = <void *>item_taken(&messages[i])
-        if n == 0 and outcome[0] == LINK_TROUBLE:
-            raise failure
         return n
 
     cdef size_t _take(self, taken *messages, size_t limit, bint reserved, int *outcome, int *error) noexcept:

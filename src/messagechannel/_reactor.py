@@ -104,8 +104,12 @@ class Reactor:
             selector = self._selector or self._start()
             import selectors
 
-            selector.register(descriptor, selectors.EVENT_READ)
             self._placed.add(descriptor)
+            try:
+                selector.register(descriptor, selectors.EVENT_READ)
+            except BaseException:
+                self._placed.discard(descriptor)
+                raise
 
     def register(self, descriptor: int, source: Source) -> None:
         """Call ``source.heard()`` in the reactor's thread, now and whenever the socket has something.
@@ -129,8 +133,10 @@ class Reactor:
 
     def _displace(self, descriptor: int) -> None:
         if self._selector is not None and descriptor in self._placed:
+            # In this order, so that who is interrupted can do it again.
+            with suppress(KeyError):
+                self._selector.unregister(descriptor)
             self._placed.discard(descriptor)
-            self._selector.unregister(descriptor)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> None:
         """Call `callback` in the reactor's thread, once so many seconds have passed."""
@@ -214,7 +220,9 @@ class Reactor:
                 self._hush()
             else:
                 self._hear(key.fd)
-        while (callback := self._next_due()) is not None:
+        # Not what these ask for in turn: the sockets would wait for ever.
+        now = monotonic()
+        while (callback := self._next_due(now)) is not None:
             call(callback)
 
     def _hear(self, descriptor: int) -> None:
@@ -224,16 +232,16 @@ class Reactor:
             # What had to stay keeps the socket ready: it is left alone for a while, and nobody waits for it meanwhile.
             with self.lock:
                 if self._sources.get(descriptor) is source:
-                    self._displace(descriptor)
                     self.call_later(again, partial(self._hear_again, descriptor, source))
+                    self._displace(descriptor)
 
     def _hear_again(self, descriptor: int, source: Source) -> None:
         with self.lock:
-            if self._sources.get(descriptor) is source:
-                try:
+            if self._sources.get(descriptor) is source and descriptor not in self._placed:
+                # In case this fails; else it finds that there is nothing to do.
+                self.call_later(FAILURE_SECONDS, partial(self._hear_again, descriptor, source))
+                with suppress(MemoryError, OSError):
                     self.register(descriptor, source)
-                except (MemoryError, OSError):
-                    self.call_later(FAILURE_SECONDS, partial(self._hear_again, descriptor, source))
 
     def _timeout(self) -> float | None:
         with self.lock:
@@ -242,9 +250,9 @@ class Reactor:
             return until
         return SETTLE_SECONDS if until is None else min(until, SETTLE_SECONDS)
 
-    def _next_due(self) -> Callable[[], object] | None:
+    def _next_due(self, now: float) -> Callable[[], object] | None:
         with self.lock:
-            if self._later and self._later[0][0] <= monotonic():
+            if self._later and self._later[0][0] <= now:
                 return heappop(self._later)[2]
         return None
 

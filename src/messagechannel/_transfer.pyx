@@ -222,9 +222,13 @@ cdef class Transfer:
         :raises TypeError: when a ``__transfer__`` does not return what it should.
         """
         self.call_methods()
-        self.depart()
         self.move_storage()
-        self.move_rest()
+        try:
+            self.depart()
+            self.move_rest()
+        except BaseException:
+            self.move_storage_back(len(self.items))
+            raise
 
     # What may fail comes first, while nothing else has changed.
 

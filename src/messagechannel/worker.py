@@ -104,9 +104,9 @@ class _ThreadContext:
         return self._thread.name
 
     def _run(self, target, port, args, tell):
-        # This thread's own, so that without the GIL it goes when the target drops it, whatever its maker waits for.
-        port = taken_over(port)
         try:
+            # This thread's own, so that without the GIL it goes when the target drops it, whatever its maker waits for.
+            port = taken_over(port)
             target(port, *args)
         except SystemExit:
             # As in any thread of Python's.
