@@ -167,13 +167,18 @@ cdef class Far(Link):
     cdef int begin(self) except -1:
         """Send what waits, and listen for what comes."""
         global links_beginning
-        with _reactor.lock:
+        # Not by `with`, out of which Cython (3.3.1) crashes where an exception finds no memory for its traceback.
+        lock = _reactor.lock
+        lock.acquire()
+        try:
             # Where the other thread that has this channel has closed it, the link may have ended already.
             if not link_ended(self._link):
                 _reactor.register(self._socket, self)
                 self._placed = True
                 channel_incref(self._channel)
                 self._registered = True
+        finally:
+            lock.release()
         # Who waits at the near side has armed its ring alone, and is to arm the link: he joined the list before he
         # looked for a link, and the list is looked at after there is one.
         tell(endpoint_wake_all(self.near(), NULL))
@@ -376,13 +381,15 @@ cdef class Far(Link):
         """Close the descriptors, once both directions are done with."""
         cdef channel *c = self._channel
         channel_incref(c)
+        lock = _reactor.lock
         # At once, because the number of a closed descriptor may be another's already.
         try:
-            with _reactor.lock:
-                try:
-                    self._unregister()
-                finally:
-                    link_end(self._link, NULL)
+            lock.acquire()
+            try:
+                self._unregister()
+            finally:
+                link_end(self._link, NULL)
+                lock.release()
         finally:
             release_channel(c)
         return 0

@@ -108,7 +108,8 @@ class Reactor:
             try:
                 selector.register(descriptor, selectors.EVENT_READ)
             except BaseException:
-                self._placed.discard(descriptor)
+                # It may have been interrupted half-way.
+                self._displace(descriptor)
                 raise
 
     def register(self, descriptor: int, source: Source) -> None:

@@ -657,18 +657,18 @@ cdef object unpack_beside(object data, const Py_buffer *buffer, list big, list d
     luggage_objects = entries.read(start + (FIXED + head[3]) * sizeof(uint64_t), head[4])
     if entries.next_big != <size_t>len(big) or entries.next_descriptor != <size_t>len(descriptors):
         raise ValueError("malformed message: something beside it is too much")
-    with memoryview(data) as view, view[offset:offset + message] as pickled:
-        if not luggage:
-            if ports:
-                raise ValueError("malformed message: it has no place for ports")
-            return _pickle.loads(pickled, buffers=message_objects)
-        with view[offset + message:] as pickled_luggage:
-            contents, references = check_luggage(_pickle.loads(pickled_luggage, buffers=luggage_objects), ports)
-        coming = iter(ports)
-        received = []
-        for content in contents:
-            received.append(next(coming) if content is None else content[0](*content[1]))
-        return unpickled(pickled, message_objects, received, references)
+    view = memoryview(data)
+    pickled = view[offset:offset + message]
+    if not luggage:
+        if ports:
+            raise ValueError("malformed message: it has no place for ports")
+        return _pickle.loads(pickled, buffers=message_objects)
+    contents, references = check_luggage(_pickle.loads(view[offset + message:], buffers=luggage_objects), ports)
+    coming = iter(ports)
+    received = []
+    for content in contents:
+        received.append(next(coming) if content is None else content[0](*content[1]))
+    return unpickled(pickled, message_objects, received, references)
 
 
 cdef tuple check_luggage(object luggage, list ports):
