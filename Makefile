@@ -89,7 +89,7 @@ stress: $(STAMPS)/build-tools $(STAMPS)/package $(STAMPS)/group-test
 	  && $(BIN)/ctest --test-dir $(BUILD)/stress-$$sanitizers --output-on-failure -R 'stress|history' || exit 1; \
 	done
 	MESSAGECHANNEL_STRESS_FACTOR=$$((10 * $(STRESS))) $(BIN)/python -m pytest tests/test_stress.py tests/test_process_faults.py \
-	  tests/test_hostile_peer.py
+	  tests/test_hostile_peer.py tests/test_far_allocations.py
 
 bench: $(STAMPS)/package $(STAMPS)/group-bench $(STAMPS)/build-tools
 	$(C_CONFIGURE) -B $(BUILD)/bench -DMESSAGECHANNEL_C_TESTS=OFF -DMESSAGECHANNEL_BENCH=ON

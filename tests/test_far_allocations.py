@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from messagechannel import DataCloneError, MessageChannel, SharedBuffer, _far
-from victims import PATIENCE, Footprint, apart, far_channel, until
+from victims import FACTOR, PATIENCE, Footprint, apart, far_channel, until
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
@@ -18,6 +18,8 @@ pytestmark = [
     pytest.mark.usefixtures("_test_capi"),
 ]
 
+# The reactor's thread allocates, too, so that no two runs are the same.
+stress_only = pytest.mark.skipif(FACTOR == 1, reason="another allocation fails each time: it is for `make stress`")
 MB = 1 << 20
 KINDS = ["pickle", "shared", "large"]
 
@@ -91,6 +93,7 @@ def receive_with_failures(kind):
     assert outcomes["MemoryError"] + outcomes["reported"] > 0
 
 
+@stress_only
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_allocation_can_fail_while_a_batch_is_received(kind):
     apart(receive_with_failures, kind)
@@ -125,6 +128,7 @@ def send_with_failures(kind):
     until(lambda: not before.excess(), "everything was given back")
 
 
+@stress_only
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_allocation_can_fail_while_a_message_is_posted(kind):
     apart(send_with_failures, kind)
@@ -181,5 +185,6 @@ def arrive_with_failures():
     assert outcomes["MessagePort"] > 0
 
 
+@stress_only
 def test_each_allocation_can_fail_while_a_port_arrives():
     apart(arrive_with_failures)
