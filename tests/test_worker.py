@@ -380,6 +380,8 @@ def test_messages_posted_before_the_error_are_received(kind, excepthook):
     worker = Worker(targets.post_and_fail, kind=kind)
     worker.join(GUARD)
     assert worker.receive(0) == "before"
+    # In this test, not in the next one.
+    excepthook.get(timeout=GUARD)
 
 
 def test_onerror_returns_what_was_set(worker):
