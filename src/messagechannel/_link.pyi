@@ -15,6 +15,9 @@ class Letter(Sealed):
     def as_tuple(self) -> tuple[int, bytes, list[Descriptor]]: ...
 
 @final
+class Lent: ...
+
+@final
 class Dispatch: ...
 
 @disjoint_base

@@ -228,7 +228,9 @@ class Reactor:
 
     def _hear(self, descriptor: int) -> None:
         source = self._sources.get(descriptor)
-        again = None if source is None else call(source.heard)
+        if source is None:
+            return
+        again = call(source.heard)
         if again is not None:
             # What had to stay keeps the socket ready: it is left alone for a while, and nobody waits for it meanwhile.
             with self.lock:

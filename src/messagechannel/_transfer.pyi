@@ -25,6 +25,7 @@ def register_transferable(
     receiver: Callable[[_T], _T],
     obstacle: Callable[[_T, _T], str | None],
     move: Callable[[_T, _T], None],
+    swaps: bool = False,
 ) -> None: ...
 def register_departing(
     cls: type[_T],

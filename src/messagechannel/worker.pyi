@@ -7,6 +7,7 @@ from messagechannel._core import MessagePort
 from messagechannel._events import ErrorEvent
 
 EXIT_PATIENCE: float
+JOIN_SECONDS: float
 KINDS: tuple[str, ...]
 
 _T = TypeVar("_T", default=Any)
