@@ -80,10 +80,10 @@ def other_end(request):
 
 
 @pytest.fixture
-def _many_switches():
-    """Threads take turns often."""
+def _many_switches(request):
+    """Threads take turns often: each time that so many seconds are over."""
     before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
+    sys.setswitchinterval(getattr(request, "param", 1e-5))
     yield
     sys.setswitchinterval(before)
 

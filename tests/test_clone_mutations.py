@@ -6,7 +6,6 @@ import collections
 import copyreg
 import gc
 import re
-import sys
 import sysconfig
 import threading
 import time
@@ -341,20 +340,12 @@ CHANGES = [
 ]
 
 
-@pytest.fixture
-def impatience():
-    """Let threads take turns all the time."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
 def list_of(items):
     return list, (list(items),)
 
 
-@pytest.mark.usefixtures("impatience")
+@pytest.mark.usefixtures("_many_switches")
+@pytest.mark.parametrize("_many_switches", [1e-6], indirect=True)
 @pytest.mark.parametrize(("make", "change"), CHANGES, ids=lambda item: item.__name__)
 def test_another_thread_changes_what_is_cloned(make, change):
     value, done = make(), threading.Event()
