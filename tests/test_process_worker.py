@@ -355,6 +355,28 @@ if __name__ == "__main__":
     assert finished.stderr.count("LookupError: boom") == 2  # of the other process, and here
 
 
+def test_an_error_is_not_lost_where_the_process_that_made_the_worker_ends_at_once(run_file):
+    finished = run_file("""
+import time
+
+from messagechannel import Worker
+from messagechannel._reactor import Reactor
+
+def fail(port):
+    port.receive()
+    raise LookupError("boom")
+
+if __name__ == "__main__":
+    worker = Worker(fail, kind="process")
+    worker.onerror = lambda event: print(event.message)
+    hear = Reactor._hear
+    Reactor._hear = lambda *args: (time.sleep(0.5), hear(*args))
+    worker.post_message("go")
+    worker.join()
+""")
+    assert finished.stdout == "LookupError: boom\n"
+
+
 # ---- processes in processes ----
 
 

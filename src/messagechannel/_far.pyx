@@ -94,6 +94,12 @@ _reactor = Reactor()
 class AsidePort(MessagePort):
     """A port of the library's own, for whose listeners a process does not stay."""
 
+    def look(self):
+        """See now to what the far side has done, rather than when its bell is heard."""
+        cdef channel *c = channel_of(self)
+        if c != NULL and c.transport != NULL:
+            (<Far>c.transport.owner).look()
+
 
 def forget_the_parents_links():
     """In a forked child: close the parent's descriptors, lest its peers think that it lives on here."""

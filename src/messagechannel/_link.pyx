@@ -202,7 +202,7 @@ cdef class Letter(Sealed):
     cdef tuple take_apart(self):
         """Return what a letter is of: its buffers, what it says of ports, and the tag of its content and that itself.
 
-        :raises ValueError: for what no letter is.
+        :raises DataCloneError: for what no letter is.
         """
         cdef letter_head head
         cdef letter_segment segment
@@ -211,11 +211,11 @@ cdef class Letter(Sealed):
         cdef uint32_t i
         cdef list buffers = []
         if size < sizeof(letter_head):
-            raise ValueError("the other process has written a letter without a head")
+            raise DataCloneError("the other process has written a letter without a head")
         memcpy(&head, start, sizeof(letter_head))
         offset = sizeof(letter_head) + head.segments * sizeof(letter_segment)
         if offset + head.states > size:
-            raise ValueError("the other process has written a letter that is shorter than its head says")
+            raise DataCloneError("the other process has written a letter that is shorter than its head says")
         states = self.payload[offset:offset + head.states]
         offset += head.states
         view = memoryview(self.payload)
@@ -223,17 +223,17 @@ cdef class Letter(Sealed):
             memcpy(&segment, start + sizeof(letter_head) + i * sizeof(letter_segment), sizeof(letter_segment))
             if segment.number == LINK_INLINE:
                 if segment.size > size - offset:
-                    raise ValueError("the other process has written a letter with less in it than it says")
+                    raise DataCloneError("the other process has written a letter with less in it than it says")
                 buffers.append(view[offset:offset + segment.size])
                 offset += segment.size
             elif i < <size_t>len(self.memories):
                 buffers.append(self.memories[i])
             else:
-                raise ValueError("the other process has written a letter whose shared memory did not come")
+                raise DataCloneError("the other process has written a letter whose shared memory did not come")
         if not head.content:
             return buffers, states, TAG_PICKLE, view[offset:]
         if not buffers or head.content > TAG_PICKLE:
-            raise ValueError("the other process has written a letter whose content is none")
+            raise DataCloneError("the other process has written a letter whose content is none")
         content = buffers.pop()
         return buffers, states, head.content, content
 
@@ -265,7 +265,7 @@ cdef list states_of(bytes told):
         while not read.at_end():
             states.append((read.block(), read.number(MOST_DESCRIPTORS)))
     except ValueError as error:
-        raise ValueError(f"the other process has written a letter whose ports are none: {error}") from None
+        raise DataCloneError(f"the other process has written a letter whose ports are none: {error}") from None
     return states
 
 

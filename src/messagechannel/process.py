@@ -120,6 +120,9 @@ class ProcessContext:
     def join(self, timeout: float | None = None) -> None:
         """Wait until the process has ended."""
         self._process.join(timeout)
+        if self.has_ended():
+            # An error of its target is on its way to the listeners now: this process may be about to exit.
+            self._errors.look()
 
     def terminate(self) -> None:
         """End the process."""

@@ -249,6 +249,8 @@ class Worker(MessagePort):
     def join(self, timeout=None):
         """Wait until the target has returned, at most `timeout` seconds; None waits for ever.
 
+        An error of a process that has ended is on its way to the listeners then, which an exit of this one waits for.
+
         :raises TypeError: for a timeout that is not a number.
         :raises ValueError: for one that is negative or NaN.
         """
