@@ -39,7 +39,7 @@ from _weakref import ref
 
 from messagechannel._context import SETTLE_SECONDS as _SETTLE_SECONDS
 from messagechannel._context import give_way, new_wakeup, settle
-from messagechannel._transfer import DataCloneError, register_transferable
+from messagechannel._transfer import DataCloneError, register_handles
 
 from messagechannel._clone cimport Serialized, clone, serialize
 from messagechannel._csrc cimport (
@@ -407,8 +407,6 @@ cdef class Outgoing:
         """Detach what is transferred and return an owned queue item. The caller has called ``transfer.check``.
 
         What a ``__transfer__`` raises, or what it returned that can't be sent, leaves the rest of the list as it was.
-        Another thread that has transferred or exported an item since the check leaves ports and storage, and may leave
-        sockets and files detached.
         """
         cdef Envelope envelope
         cdef PyObject *item
@@ -420,16 +418,7 @@ cdef class Outgoing:
             self.transport.rehearse(self.data)
             # What ran for that may have detached or exported items.
             self.transfer.check()
-        self.transfer.move_storage()
-        try:
-            self.transfer.depart()
-            while not move_handles(self.transfer.items, self.transfer.received):
-                # This says with which another thread was faster, unless that has taken it back meanwhile.
-                self.transfer.check()
-        except BaseException:
-            self.transfer.move_storage_back(len(self.transfer.items))
-            raise
-        self.transfer.move_rest()
+        self.transfer.move()
         ports = tuple([port for port in self.transfer.received if isinstance(port, MessagePort)])
         if self.transport is not None:
             self.transport.seal(self.data)
@@ -655,12 +644,10 @@ cdef class MessagePort(EventTarget):
         received._bind(self._channel, self._side)
         spin_release(&e.lock)
 
-    cdef int move_to(self, MessagePort received) except -1:
-        """Do what is left to be done once `received` has taken over, and have it take over if it has not."""
+    cdef int settle_move(self, MessagePort received) except -1:
+        """Do what is left to be done once `received` has taken over."""
         cdef TaskQueue _former
         cdef endpoint *e = self.inbox()
-        if not received.attached() and not move_handles([self], [received]):
-            raise DataCloneError("another thread has transferred or closed this port just now")
         heir = ref(received) if THREADS_AT_ONCE else None
         spin_acquire(&e.lock)
         _former = self._tasks
@@ -1755,6 +1742,14 @@ cdef bint move_handles(list items, list received) noexcept:
     return movable
 
 
+cdef int take_over(MessagePort port, MessagePort received) except -1:
+    """Have one handle take over from another."""
+    if not move_handles([port], [received]):
+        raise DataCloneError("another thread has transferred or closed this port just now")
+    port.settle_move(received)
+    return 0
+
+
 cdef int refuse_references(Transfer transfer) except -1:
     """Make sure that no port in a transfer list to another process passes references, which mean nothing there."""
     cdef MessagePort port
@@ -2117,13 +2112,13 @@ def revive(MessagePort port, MessagePort arrived):
     port._announced = False
     port._next_task = 0
     port._without_waiting = 0
-    arrived.move_to(port)
+    take_over(arrived, port)
 
 
 def taken_over(port):
     """Return a new port, an object of this thread's own, that has taken over from one as if that was transferred."""
     received = _make_empty_port(port)
-    _move_port(port, received)
+    take_over(port, received)
     return received
 
 
@@ -2251,11 +2246,15 @@ def _port_obstacle(MessagePort port, received):
     return port.obstacle()
 
 
-def _move_port(MessagePort port, MessagePort received):
-    port.move_to(received)
+def _move_ports(list items, list received):
+    return move_handles(items, received)
 
 
-register_transferable(MessagePort, _make_empty_port, _port_obstacle, _move_port)
+def _settle_port(MessagePort port, MessagePort received):
+    port.settle_move(received)
+
+
+register_handles(MessagePort, _make_empty_port, _port_obstacle, _move_ports, _settle_port)
 
 
 # ---- garbage collection ----

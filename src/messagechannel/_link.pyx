@@ -749,20 +749,14 @@ cdef class Link(Transport):
         :raises OSError: when there is no memory or no descriptor now.
         :raises MemoryError: likewise.
         """
-        cdef Dispatch dispatch
+        cdef Dispatch dispatch = Dispatch.__new__(Dispatch)
         try:
             data = prepared(envelope)
-        except Exception as error:
-            if is_shortage(error):
-                raise
-            return dispatch_of(TAG_ERROR, [excuse(error)], [])
-        dispatch = Dispatch.__new__(Dispatch)
-        try:
-            # What another process has written may be no message.
             if not link_may_lend(self._link, shared_size(data)):
                 return None
             tag, parts, descriptors = write_down(data, self, _depart)
-        except (ValueError, OSError, RecursionError) as error:
+        except Exception as error:
+            # What another process has written may be no message.
             if is_shortage(error):
                 raise
             return dispatch_of(TAG_ERROR, [excuse(error)], [])

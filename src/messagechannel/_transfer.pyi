@@ -20,12 +20,21 @@ class Transfer:
     def check(self) -> None: ...
     def detach(self) -> None: ...
 
-def register_transferable(
+@final
+class Kind: ...
+
+def register_storage(
     cls: type[_T],
     receiver: Callable[[_T], _T],
     obstacle: Callable[[_T, _T], str | None],
-    move: Callable[[_T, _T], None],
-    swaps: bool = False,
+    swap: Callable[[_T, _T], None],
+) -> None: ...
+def register_handles(
+    cls: type[_T],
+    receiver: Callable[[_T], _T],
+    obstacle: Callable[[_T, _T], str | None],
+    hand_over: Callable[[list[Any], list[Any]], bool],
+    settle: Callable[[_T, _T], None],
 ) -> None: ...
 def register_departing(
     cls: type[_T],

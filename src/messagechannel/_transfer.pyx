@@ -46,27 +46,60 @@ _transferables = {}
 _EXPORTED = "a memoryview or another view of it exists; release that first"
 
 
-def register_transferable(cls, receiver, obstacle, move, swaps=False):
-    """Make the instances of exactly `cls`, or of its subclasses, transferable.
+@cython.final
+cdef class Kind:
+    """How the instances of a type are transferred; what it has no use for is None."""
+
+    cdef object receiver
+    cdef object obstacle
+    # Of storage, which can be moved back.
+    cdef object swap
+    # Of handles.
+    cdef object hand_over
+    cdef object settle
+    # Of what only the receiver can rebuild.
+    cdef object prepare
+    cdef object depart
+    cdef object holder
+
+
+def register_storage(cls, receiver, obstacle, swap):
+    """Make the instances of exactly `cls`, or of its subclasses, transferable: their storage goes to a new object.
 
     :param receiver: ``receiver(item)`` makes the empty object that will take over.
     :param obstacle: ``obstacle(item, received)`` says why the item can't be transferred now, or returns None.
-    :param move: ``move(item, received)`` moves everything over and leaves the item detached. It fails only where
-        another thread has been faster since the check.
-    :param swaps: whether calling it again moves everything back.
+    :param swap: ``swap(item, received)`` exchanges their storage. It fails only where another thread has been faster
+        since the check.
     """
-    _transferables[cls] = (receiver, obstacle, move, None, None, swaps)
+    cdef Kind kind = Kind.__new__(Kind)
+    kind.receiver, kind.obstacle, kind.swap = receiver, obstacle, swap
+    _transferables[cls] = kind
+
+
+def register_handles(cls, receiver, obstacle, hand_over, settle):
+    """Make the instances of `cls` and its subclasses transferable: handles to something shared. Call this once.
+
+    :param receiver: as for :func:`register_storage`, and so is `obstacle`.
+    :param hand_over: ``hand_over(items, received)`` has the received handles take over from all those among the items
+        at once, or returns False and has changed nothing.
+    :param settle: ``settle(item, received)`` does what is left to be done then.
+    """
+    cdef Kind kind = Kind.__new__(Kind)
+    kind.receiver, kind.obstacle, kind.hand_over, kind.settle = receiver, obstacle, hand_over, settle
+    _transferables[cls] = kind
 
 
 def register_departing(cls, obstacle, depart, holder=None, prepare=None):
     """Make the instances of exactly `cls`, or of its subclasses, transferable, as if they had ``__transfer__``.
 
-    :param obstacle: as for :func:`register_transferable`.
+    :param obstacle: as for :func:`register_storage`.
     :param depart: ``depart(item, prepared)`` detaches the item and returns what ``__transfer__`` does.
     :param holder: ``holder(item)`` returns the file that has the item's descriptor, where several items may have one.
     :param prepare: ``prepare(item)`` returns what departing takes, and changes nothing.
     """
-    _transferables[cls] = (None, obstacle, depart, holder, prepare, False)
+    cdef Kind kind = Kind.__new__(Kind)
+    kind.obstacle, kind.depart, kind.holder, kind.prepare = obstacle, depart, holder, prepare
+    _transferables[cls] = kind
 
 
 # What is not imported before somebody transfers one: the module of each type, by the type's name.
@@ -77,26 +110,28 @@ _modules = {
 }
 
 
-cdef tuple _hooks_of(object item):
+cdef Kind _kind_of(object item):
+    """Return how an object is transferred; None where that is its own business, or it can't be."""
+    cdef Kind kind
     for cls in type(item).__mro__:
-        hooks = _transferables.get(cls)
-        if hooks is None:
+        kind = _transferables.get(cls)
+        if kind is None:
             module = _modules.get(cls.__name__)
             if module is None or cls is not getattr(sys.modules.get(module), cls.__name__, None):
                 continue
             if module == "array":
-                register_transferable(cls, _empty_array, _array_obstacle, _move_array, True)
+                register_storage(cls, _empty_array, _array_obstacle, _swap_arrays)
             else:
                 from messagechannel._descriptors import register
                 register(cls)
-            hooks = _transferables[cls]
+            kind = _transferables[cls]
         # A subclass of a socket or file may know better.
-        return None if hooks[0] is None and hasattr(type(item), "__transfer__") else hooks
+        return None if kind.depart is not None and hasattr(type(item), "__transfer__") else kind
     return None
 
 
 cdef bint is_transferable(object value):
-    return _hooks_of(value) is not None or hasattr(type(value), "__transfer__")
+    return _kind_of(value) is not None or hasattr(type(value), "__transfer__")
 
 
 def _empty_bytearray(item):
@@ -108,7 +143,7 @@ def _bytearray_obstacle(item, received):
     return _EXPORTED if bytearray_is_exported(<PyObject *>item) or bytearray_is_exported(<PyObject *>received) else None
 
 
-def _move_bytearray(item, received):
+def _swap_bytearrays(item, received):
     if swap_bytearrays(<PyObject *>item, <PyObject *>received) < 0:
         raise DataCloneError(f"this bytearray can't be transferred: {_EXPORTED}")
 
@@ -123,19 +158,19 @@ def _array_obstacle(item, received):
     return _EXPORTED if array_is_exported(<PyObject *>item) or array_is_exported(<PyObject *>received) else None
 
 
-def _move_array(item, received):
+def _swap_arrays(item, received):
     if swap_arrays(<PyObject *>item, <PyObject *>received) < 0:
         raise DataCloneError(f"this array can't be transferred: {_EXPORTED}")
 
 
-register_transferable(bytearray, _empty_bytearray, _bytearray_obstacle, _move_bytearray, True)
+register_storage(bytearray, _empty_bytearray, _bytearray_obstacle, _swap_bytearrays)
 
 
 # ---- the transfer list ----
 
-cdef inline bint is_deferred(tuple hooks):
+cdef inline bint is_deferred(Kind kind):
     """Tell whether an item can be rebuilt only where the message is received."""
-    return hooks is None or hooks[0] is None
+    return kind is None or kind.depart is not None
 
 
 @cython.final
@@ -154,6 +189,7 @@ cdef class Transfer:
     """
 
     def __init__(self, transfer, source=None):
+        cdef Kind kind
         # A port is an iterable too, of its messages.
         if isinstance(transfer, (str, bytes)) or hasattr(transfer, "keys") or is_transferable(transfer):
             raise TypeError(f"transfer must be an iterable of transferable objects, not {type(transfer).__name__}; "
@@ -164,7 +200,7 @@ cdef class Transfer:
             raise TypeError("transfer must be an iterable of transferable objects, "
                             f"not {type(transfer).__name__}; write transfer=[port]") from None
         self.items = list(items)
-        self._hooks = []
+        self._kinds = []
         self._places = {}
         self._rebuilders = {}
         for index, item in enumerate(self.items):
@@ -174,8 +210,8 @@ cdef class Transfer:
             if item is source and source is not None:
                 raise self.refusal(index, "a port can't be transferred through itself")
         for index, item in enumerate(self.items):
-            hooks = _hooks_of(item)
-            if hooks is None and not hasattr(type(item), "__transfer__"):
+            kind = _kind_of(item)
+            if kind is None and not hasattr(type(item), "__transfer__"):
                 raise self.refusal(index, f"a {type(item).__name__} can't be transferred, only a MessagePort, "
                                    "bytearray, array.array, socket, Connection or open file can, and what has a "
                                    "__transfer__ method")
@@ -183,12 +219,12 @@ cdef class Transfer:
             if key in self._places:
                 raise self.refusal(index, f"this {type(item).__name__} is listed twice")
             self._places[key] = index
-            self._hooks.append(hooks)
+            self._kinds.append(kind)
         self.received = []
-        for item, hooks in zip(self.items, self._hooks):
-            if is_deferred(hooks):
+        for item, kind in zip(self.items, self._kinds):
+            if is_deferred(kind):
                 self.deferred = True
-            self.received.append(item if is_deferred(hooks) else hooks[0](item))
+            self.received.append(item if is_deferred(kind) else kind.receiver(item))
 
     cdef object refusal(self, Py_ssize_t index, str reason):
         return DataCloneError(f"transfer[{index}]: {reason}", f"transfer[{index}]")
@@ -202,13 +238,15 @@ cdef class Transfer:
 
         :raises DataCloneError: for one that can't.
         """
+        cdef Kind kind
         cdef dict holders = {}
-        for index, (item, received, hooks) in enumerate(zip(self.items, self.received, self._hooks)):
-            if hooks is None or index in self._rebuilders:
+        for index, (item, received) in enumerate(zip(self.items, self.received)):
+            kind = self._kinds[index]
+            if kind is None or index in self._rebuilders:
                 continue
-            reason = hooks[1](item, received)
-            if reason is None and hooks[3] is not None:
-                first = holders.setdefault(identity(hooks[3](item)), index)
+            reason = kind.obstacle(item, received)
+            if reason is None and kind.holder is not None:
+                first = holders.setdefault(identity(kind.holder(item)), index)
                 if first != index:
                     reason = f"it is the same file as transfer[{first}]; list one of the two"
             if reason is not None:
@@ -222,38 +260,41 @@ cdef class Transfer:
         :raises TypeError: when a ``__transfer__`` does not return what it should.
         """
         self.call_methods()
-        self.move_storage()
-        try:
-            self.depart()
-            self.move_rest()
-        except BaseException:
-            self.move_storage_back(len(self.items))
-            raise
+        self.move()
 
     # What may fail comes first, while nothing else has changed.
 
     cdef int call_methods(self) except -1:
         """Detach what has a ``__transfer__``."""
+        cdef Kind kind
         if self.deferred:
             self._prepared = []
-            for item, hooks in zip(self.items, self._hooks):
-                self._prepared.append(None if hooks is None or hooks[4] is None else hooks[4](item))
-            for index, (item, hooks) in enumerate(zip(self.items, self._hooks)):
-                if hooks is None:
+            for item, kind in zip(self.items, self._kinds):
+                self._prepared.append(None if kind is None or kind.prepare is None else kind.prepare(item))
+            for index, item in enumerate(self.items):
+                if self._kinds[index] is None:
                     self._rebuilders[index] = _checked(item, type(item).__transfer__(item))
             # What ran may have detached or exported other items.
             self.check()
         return 0
 
-    cdef int depart(self) except -1:
-        """Detach what else only the receiver can rebuild."""
-        if self.deferred:
-            for index, (item, hooks) in enumerate(zip(self.items, self._hooks)):
-                if hooks is not None and hooks[0] is None:
-                    self._rebuilders[index] = hooks[2](item, self._prepared[index])
+    cdef int move(self) except -1:
+        """Detach everything else.
+
+        Another thread that has transferred or exported an item since the check leaves handles and storage, and may
+        leave sockets and files detached.
+        """
+        self._move_storage()
+        try:
+            self._depart()
+            self._hand_over()
+        except BaseException:
+            self._move_storage_back(len(self.items))
+            raise
+        self._settle()
         return 0
 
-    cdef int move_storage(self) except -1:
+    cdef int _move_storage(self) except -1:
         """Move what can be moved back: all of it, or nothing."""
         cdef Py_ssize_t moved = 0
         try:
@@ -261,26 +302,47 @@ cdef class Transfer:
                 self._swap(moved)
                 moved += 1
         except BaseException:
-            self.move_storage_back(moved)
+            self._move_storage_back(moved)
             raise
         return 0
 
-    cdef int move_storage_back(self, Py_ssize_t end) except -1:
+    cdef int _move_storage_back(self, Py_ssize_t end) except -1:
         cdef Py_ssize_t index
         for index in range(end):
             self._swap(index)
         return 0
 
     cdef int _swap(self, Py_ssize_t index) except -1:
-        hooks = self._hooks[index]
-        if hooks is not None and hooks[5]:
-            hooks[2](self.items[index], self.received[index])
+        cdef Kind kind = self._kinds[index]
+        if kind is not None and kind.swap is not None:
+            kind.swap(self.items[index], self.received[index])
         return 0
 
-    cdef int move_rest(self) except -1:
-        for item, received, hooks in zip(self.items, self.received, self._hooks):
-            if not is_deferred(hooks) and not hooks[5]:
-                hooks[2](item, received)
+    cdef int _depart(self) except -1:
+        cdef Kind kind
+        if self.deferred:
+            for index, item in enumerate(self.items):
+                kind = self._kinds[index]
+                if kind is not None and kind.depart is not None:
+                    self._rebuilders[index] = kind.depart(item, self._prepared[index])
+        return 0
+
+    cdef int _hand_over(self) except -1:
+        cdef Kind kind
+        for kind in self._kinds:
+            if kind is not None and kind.hand_over is not None:
+                while not kind.hand_over(self.items, self.received):
+                    # This says with which another thread was faster, unless that has taken it back meanwhile.
+                    self.check()
+                # All handles are of one kind.
+                break
+        return 0
+
+    cdef int _settle(self) except -1:
+        cdef Kind kind
+        for item, received, kind in zip(self.items, self.received, self._kinds):
+            if kind is not None and kind.settle is not None:
+                kind.settle(item, received)
         return 0
 
     cdef object rebuilder(self, Py_ssize_t index):
