@@ -1058,13 +1058,22 @@ def test_a_listener_learns_that_another_thread_has_forgotten_the_other_end():
     heard.wait_for(1, GUARD / 2)
 
 
-def test_who_loses_the_race_for_a_port_keeps_his_storage():
-    def post(port, started):
-        here, _there = MessageChannel()
+def post_somewhere(transfer):
+    here, _there = MessageChannel()
+    here.post_message(None, transfer)
+
+
+def clone_nothing(transfer):
+    structured_clone(None, transfer)
+
+
+@pytest.mark.parametrize("send", [post_somewhere, clone_nothing])
+def test_who_loses_the_race_for_ports_keeps_his_storage(send):
+    def transfer(ports, started):
         mine = bytearray(b"abc")
         started.wait(GUARD)
         try:
-            here.post_message(None, [mine, port])
+            send([mine, *ports])
         except DataCloneError:
             assert mine == b"abc"
             return "lost"
@@ -1072,9 +1081,12 @@ def test_who_loses_the_race_for_a_port_keeps_his_storage():
         return "won"
 
     for _ in range(TRIES // 20):
-        port, _other = MessageChannel()
-        post_it = functools.partial(post, port, threading.Barrier(3))
-        assert sorted(run_threads(post_it, post_it, post_it)) == ["lost", "lost", "won"]
+        ports = list(MessageChannel())
+        started = threading.Barrier(3)
+        first = functools.partial(transfer, ports, started)
+        second = functools.partial(transfer, ports[::-1], started)
+        # All of the ports go to one of them.
+        assert sorted(run_threads(first, second, first)) == ["lost", "lost", "won"]
 
 
 def test_many_threads_start_workers():
