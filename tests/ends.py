@@ -12,6 +12,7 @@ What differs by nature where the other end is far, and what tests therefore must
   :func:`eventually`.
 * ``len(port)`` and ``wait`` count what has arrived. What was posted to a far end that has more than its shared memory
   full arrives as it is taken.
+* What the sender's side holds back when the receiver closes its port does not arrive, though it was sent.
 * Room that a receiver makes is known to a sender who tries again, or else when the bell was heard.
 * There is no order over several ports, and a listener's task is put into its context when the bell was heard.
 * A cycle through the queues of both ends can't be seen by the garbage collector.
