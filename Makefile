@@ -115,9 +115,10 @@ pytest-on-%:
 dist-check: $(STAMPS)/pip
 	tools/dist-check $(BIN)/python
 
-# All that tests and linters need, installed. pip can't do that twice at once in one environment, so it comes before what
-# is to be made in parallel.
-environment: $(STAMPS)/package $(STAMPS)/build-tools $(STAMPS)/group-test $(STAMPS)/group-lint $(STAMPS)/arrays
+# All that tests and linters need, installed: one after the other, for pip can't do that twice at once in one environment.
+# So it comes before what is to be made in parallel.
+environment:
+	@$(MAKE) --no-print-directory -j1 $(addprefix $(STAMPS)/,package build-tools group-test group-lint arrays)
 
 clean:
 	rm -rf $(VENV) $(BUILD) dist
