@@ -272,6 +272,20 @@ def test_what_had_arrived_before_a_close_stays_receivable_at_the_closed_port(pup
     assert puppet.drain("a") == [0, 1, 2, 3, 4]
 
 
+def test_what_a_sender_holds_back_does_not_arrive_at_a_port_that_is_closed(puppet):
+    port = puppet.far_end("a")
+    count = 20_000
+    port.send_many(b"%200d" % i for i in range(count))
+    puppet.call("a", "close")
+    arrived = puppet.drain("a")
+    # What had come is there, in order, and the sender learns of the end.
+    assert 0 < len(arrived) < count
+    assert [int(message) for message in arrived] == list(range(len(arrived)))
+    assert eventually(lambda: port.closed)
+    with pytest.raises(ChannelClosedError):
+        port.send("x")
+
+
 def test_dropping_the_last_reference_closes(puppet):
     port = puppet.far_end("a")
     puppet.post_range("a", 0, 3)
