@@ -1064,7 +1064,7 @@ def post_somewhere(transfer):
 
 
 def clone_nothing(transfer):
-    structured_clone(None, transfer)
+    structured_clone(None, transfer=transfer)
 
 
 @pytest.mark.parametrize("send", [post_somewhere, clone_nothing])

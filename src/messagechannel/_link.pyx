@@ -749,14 +749,21 @@ cdef class Link(Transport):
         :raises OSError: when there is no memory or no descriptor now.
         :raises MemoryError: likewise.
         """
-        cdef Dispatch dispatch = Dispatch.__new__(Dispatch)
+        cdef Dispatch dispatch
         try:
             data = prepared(envelope)
+        except Exception as error:
+            if is_shortage(error):
+                raise
+            return dispatch_of(TAG_ERROR, [excuse(error)], [])
+        dispatch = Dispatch.__new__(Dispatch)
+        try:
+            # What another process has written may be no message.
             if not link_may_lend(self._link, shared_size(data)):
                 return None
             tag, parts, descriptors = write_down(data, self, _depart)
-        except Exception as error:
-            # What another process has written may be no message.
+        except (ValueError, OSError, RecursionError) as error:
+            # Not all errors, as of what pickle calls: of a signal's handler this message knows nothing.
             if is_shortage(error):
                 raise
             return dispatch_of(TAG_ERROR, [excuse(error)], [])
