@@ -88,7 +88,7 @@ def test_a_post_from_a_signal_handler_wakes_a_waiting_areceive(loop_name, channe
         channel.port1.post_message("too late")
 
     async def main(tasks):
-        guard = threading.Timer(3, watchdog)
+        guard = threading.Timer(10, watchdog)
         guard.start()
         threading.Timer(0.05, signal.pthread_kill, [threading.get_ident(), signal.SIGUSR1]).start()
         assert await channel.port2.areceive() == "signalled"
@@ -757,7 +757,7 @@ def test_an_always_ready_areceive_many_starves_no_task(loop_name, channel):
 
 def run_with_watchdog(loop_name, main, channel):
     """Run `main`; close the channel when that takes too long, because a starved loop ends by no time limit."""
-    watchdog = threading.Timer(3, channel.port2.close)
+    watchdog = threading.Timer(10, channel.port2.close)
     watchdog.start()
     try:
         run(loop_name, main)

@@ -1068,7 +1068,7 @@ def test_step_5_a_port_whose_other_side_has_closed_can_be_transferred(way):
     other.port2.post_message("waiting")
     other.port2.close()
     moved = way({"port": other.port1}, [other.port1])["port"]
-    assert moved.receive_nowait() == "waiting"
+    assert moved.receive(timeout=20) == "waiting"
 
 
 # ---- transferring ----

@@ -57,7 +57,7 @@ def test_messages_come_in_order_in_both_directions(puppet):
         port.send_many(range(1000))
         port.post_message([1, {"two": (3, None, 4.5, b"five")}])
         assert puppet.receive_count("a", 1000) == list(range(1000))
-        assert puppet.call("a", "receive", 5) == [1, {"two": (3, None, 4.5, b"five")}]
+        assert puppet.call("a", "receive", GUARD) == [1, {"two": (3, None, 4.5, b"five")}]
         puppet.post_range("a", 0, 1000)
         assert [port.receive(GUARD) for _ in range(1000)] == list(range(1000))
 
@@ -130,7 +130,7 @@ def test_what_waited_when_the_port_left_takes_room_until_it_is_received(puppet):
     here.post_message("second")
     with pytest.raises(queue.Full):
         here.post_message("too many")
-    assert puppet.call("a", "receive", 5) == "first"
+    assert puppet.call("a", "receive", GUARD) == "first"
     here.post_message("third")
     with pytest.raises(queue.Full):
         here.post_message("too many")
@@ -205,8 +205,8 @@ def test_large_messages_wait_at_the_senders_side(puppet):
         if os.path.exists("/proc/self/smaps"):
             assert mapped_memory() < 64 << 20
         for i in range(30):
-            assert puppet.call("a", "receive", 5) == bytes([i]) * 1_000_000
-            assert puppet.call("a", "receive", 5) == bytearray([i]) * 1_000_000
+            assert puppet.call("a", "receive", GUARD) == bytes([i]) * 1_000_000
+            assert puppet.call("a", "receive", GUARD) == bytearray([i]) * 1_000_000
 
 
 def test_a_message_in_many_pieces_never_waits_for_room_that_is_there(puppet):
@@ -230,7 +230,7 @@ def test_what_was_posted_is_not_changed_by_what_the_sender_does_to_it_later(pupp
             port.post_message(message)
         message[0][:] = message[1][:] = b""
         for i in range(40):
-            large, small, numbers = puppet.call("a", "receive", 5)
+            large, small, numbers = puppet.call("a", "receive", GUARD)
             assert (large, small, numbers) == (bytes([i]) * 300_000, bytes([i]) * 100, [i])
 
 
@@ -563,12 +563,12 @@ def test_a_post_from_a_reducer_or_a_destructor(puppet):
         for _ in range(20):
             port.post_message([Posts(port), b"x" * 50_000])
         for _ in range(20):
-            got = [puppet.call("a", "receive", 5) for _ in range(3)]
+            got = [puppet.call("a", "receive", GUARD) for _ in range(3)]
             assert got == ["from the reducer", ["the message", b"x" * 50_000], "from the destructor"]
         # With a backlog.
         for _ in range(20):
             port.post_message([Posts(port), b"x" * 500_000])
-        got = [puppet.call("a", "receive", 5) for _ in range(60)]
+        got = [puppet.call("a", "receive", GUARD) for _ in range(60)]
         assert [message for message in got if isinstance(message, list)] == [["the message", b"x" * 500_000]] * 20
         assert got.count("from the destructor") == got.count("from the reducer") == 20
 

@@ -365,8 +365,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 port1, port2 = MessageChannel()
 full, end = MessageChannel(capacity=1)
 full.post_message(1)
-threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
 try:
+    threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
     {call}
 except KeyboardInterrupt:
     port1.post_message("later")

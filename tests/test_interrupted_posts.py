@@ -86,15 +86,14 @@ def assert_room_for(capacity, here, there):
 # ---- signals ----
 
 
-def interrupted(error, delay, call, *args):
-    """Call, and have a signal's handler raise an error while that is under way; tell whether it came in time."""
+def interrupted(error, call, *args):
+    """Call what sets a timer, and have the signal's handler raise an error; tell whether it came in time."""
 
     def handler(number, frame):
         raise error
 
     signal.signal(signal.SIGALRM, handler)
     try:
-        signal.setitimer(signal.ITIMER_REAL, delay)
         call(*args)
         signal.setitimer(signal.ITIMER_REAL, 0)
     except error:
@@ -107,12 +106,20 @@ def interrupt_posts(error, capacity, in_batches):
         here, there = far_channel(capacity)
         small = [bytes([i]) * 1000 for i in range(5)]
         counts = [sys.getrefcount(one) for one in small]
-        if in_batches:
-            hit = interrupted(error, delay, here.send_many, [*small, bytes(LARGE)])
-        else:
-            for number in range(len(small)):
-                here.post_message(small[number])
-            hit = interrupted(error, delay, here.post_message, bytes(LARGE))
+        large = bytes(LARGE)
+
+        def messages(delay=delay, small=small, large=large):
+            yield from small
+            # What was yielded is sent, whatever comes.
+            signal.setitimer(signal.ITIMER_REAL, delay)
+            yield large
+
+        def post(here=here, messages=messages):
+            for message in messages():
+                here.post_message(message)
+
+        hit = interrupted(error, here.send_many, messages()) if in_batches else interrupted(error, post)
+        del messages, post, large
         here.post_message("stop")
         got = [there.receive(PATIENCE)]
         while got[-1] != "stop":
@@ -238,9 +245,11 @@ def take_while_it_arrives():
         here.post_message(number)
     state = _far.depart(here)
     taken = []
+    # In the reactor's thread it might be about to note what it has taken when everything is counted.
+    here_alone = threading.current_thread()
 
     def receive(phase, info):
-        if phase == "start" and len(there):
+        if phase == "start" and threading.current_thread() is here_alone and len(there):
             taken.append(there.receive(0))
 
     gc.callbacks.append(receive)
@@ -299,7 +308,7 @@ def fork_with_a_port_on_its_way():
         # The process that has it dies.
         _far.depart(moved)
         with pytest.raises(ChannelClosedError):
-            peer.receive(5)
+            peer.receive(PATIENCE / 2)
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

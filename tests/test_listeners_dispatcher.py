@@ -464,7 +464,7 @@ def test_the_close_event_comes_when_receive_has_drained_the_queue(channel):
     channel.port1.close()
     settle()
     assert collector.data == []
-    channel.port2.receive_nowait()
+    channel.port2.receive(GUARD)
     assert collector.wait_for(1) == ["close"]
 
 

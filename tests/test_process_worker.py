@@ -195,7 +195,8 @@ def test_what_cannot_be_pickled_is_an_error_and_leaves_nothing_behind(method, wr
     if wrong == "argument after a port":
         # It had been transferred to a process that never was.
         wait_until(lambda: given.port1.closed)
-    wait_until(lambda: (len(links()), set(children())) == before)
+    # What was about to end then may have ended.
+    wait_until(lambda: len(links()) <= before[0] and set(children()) <= before[1])
     assert excepthook.empty()
 
 

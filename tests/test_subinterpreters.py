@@ -318,6 +318,30 @@ assert here.received == here.waiting == there.posted == there.waiting == 0
 
 
 @own_gil
+@pytest.mark.parametrize("order", [[0, 1, 3, 2], [7, 3, 4, 0, 6, 1, 5, 2], [33, 2, 31, 4, 32, 0, 1, 3]], ids=str)
+def test_interpreters_import_the_package_in_any_order(run_python, order):
+    """In a process of its own, where the interpreters have the first numbers there are."""
+    run = run_python(f"""
+import sys
+sys.path.insert(0, {os.path.dirname(__file__)!r})
+import messagechannel
+from test_subinterpreters import Interpreter
+interpreters = [Interpreter() for _ in range({max(order) + 1})]
+for number in {order}:
+    interpreters[number].run("a, b = MessageChannel(); a.post_message([number]); assert b.receive() == [number]",
+                             f"number = {{number}}; from messagechannel import MessageChannel\\n")
+for number in {order}:
+    interpreters[number].run("a, b = MessageChannel(); a.post_message(b'x'); assert b.receive() == b'x'", "from "
+                             "messagechannel import MessageChannel\\n")
+    interpreters[number].__exit__()
+a, b = messagechannel.MessageChannel()
+a.post_message("still here")
+assert b.receive() == "still here"
+""")
+    assert run.returncode == 0, run.stderr
+
+
+@own_gil
 def test_interpreters_at_once():
     failures = []
 

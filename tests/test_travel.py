@@ -1014,8 +1014,9 @@ def test_a_port_arrives_in_a_forked_process_without_the_listeners_that_it_had():
         port.post_message((port.onmessage, port.onclose, port.statistics().waiting, port.receive(GUARD)))
         messages = queue.Queue()
         port.onmessage = lambda event: messages.put(event.data)
-        port.post_message(messages.get(timeout=GUARD))
+        message = messages.get(timeout=GUARD)
         port.onmessage = None
+        port.post_message(message)
         port.post_message(port.receive(GUARD))
 
     process = forked(work, there)

@@ -135,7 +135,8 @@ def test_an_unknown_kind_is_refused():
     before = threading.active_count()
     with pytest.raises(ValueError, match="kind"):
         Worker(targets.echo, kind="goblin")
-    assert threading.active_count() == before
+    # Workers of other tests may end meanwhile.
+    assert threading.active_count() <= before
 
 
 def test_the_name_is_the_threads_name():
@@ -488,6 +489,9 @@ print(workers[0].receive())
 def test_at_interpreter_exit_the_targets_get_what_was_posted_and_a_moment_to_finish(run_python):
     result = run_python("""
 import messagechannel
+import messagechannel.worker
+# Long enough for a machine that is busy; the exit waits no longer than the target takes.
+messagechannel.worker.EXIT_PATIENCE = 20.0
 def target(port):
     print(list(port), "finished", flush=True)
 worker = messagechannel.Worker(target)

@@ -1477,10 +1477,11 @@ cdef class MessagePort(EventTarget):
         """
         cdef TaskQueue tasks = None
         spin_acquire(&self.inbox().lock)
-        if self._announced:
+        # Claimed under the lock: for the tasks that there are, not for those of a start in this moment.
+        if self._announced and self._tasks is not None and shared_claim(&self._roused, False, True):
             tasks = self._tasks
         spin_release(&self.inbox().lock)
-        if tasks is not None and shared_claim(&self._roused, False, True):
+        if tasks is not None:
             tasks.put(self)
         return 0
 

@@ -12,6 +12,7 @@
 
 #include <Python.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -72,13 +73,15 @@ static void *keep_state(void *state)
                           : keep_state(__Pyx__PyModule_GetState(module))))
 
 /* Cython (3.3.1) looks for a module one entry beyond the end of its table too, where realloc has left whatever was there:
-   for one, part of the table of another module, with the same interpreter. Nothing is there instead. */
-static inline void *grown_table(void *table, size_t entries, size_t entry_size, size_t place_of_count, size_t size)
+   for one, part of the table of another module, with the same interpreter. Nothing is there instead. As long as the table
+   is indexed by interpreters there is no such look, and what is beyond the end has its number already. */
+static inline void *grown_table(void *table, size_t entries, size_t entry_size, size_t place_of_count, bool is_indexed,
+                                size_t size)
 {
     Py_ssize_t count;
     char *grown = realloc(table, size);
-    if (!grown)
-        return NULL;
+    if (!grown || is_indexed)
+        return grown;
     memcpy(&count, grown + place_of_count, sizeof count);
     size_t used = entries + (size_t)count * entry_size;
     memset(grown + used, 0, size - used);
@@ -88,6 +91,7 @@ static inline void *grown_table(void *table, size_t entries, size_t entry_size, 
 /* Cython calls it for that table alone, whose type it has defined by then. */
 #define realloc(old_table, new_size) \
     grown_table((old_table), offsetof(__Pyx_ModuleStateLookupData, table), sizeof(__Pyx_InterpreterIdAndModule), \
-                offsetof(__Pyx_ModuleStateLookupData, count), (new_size))
+                offsetof(__Pyx_ModuleStateLookupData, count), \
+                ((__Pyx_ModuleStateLookupData *)(old_table))->interpreter_id_as_index != 0, (new_size))
 
 #endif
