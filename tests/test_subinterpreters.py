@@ -5,7 +5,9 @@ comes back as an exception.
 """
 
 import gc
+import io
 import os
+import pickle
 import sys
 import textwrap
 import threading
@@ -28,6 +30,9 @@ own_gil = pytest.mark.skipif(not OWN_GIL, reason="interpreters have a GIL of the
 whole_library = pytest.mark.skipif(sys.version_info < (3, 13), reason="asyncio itself fails there before Python 3.13")
 # Their _xxsubinterpreters takes any thread of an interpreter for the one to run or to end it in.
 threads = pytest.mark.skipif(sys.version_info < (3, 12), reason="can't end an interpreter that has threads")
+
+# What CPython before 3.12.4 keeps of the first call must not be of an interpreter that ends (its issue 119213).
+pickle.Unpickler(io.BytesIO(), buffers=())
 
 PRELUDE = """
 import gc, sys, threading, time
