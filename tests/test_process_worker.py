@@ -336,14 +336,17 @@ def test_an_exception_that_cannot_come_here_arrives_as_a_runtime_error(name, mes
     assert "in raise_one" in event.traceback
 
 
-def test_an_error_of_a_process_prints_its_traceback_where_nobody_listens(run_file):
-    finished = run_file("""
+FAILS = """
 from messagechannel import Worker
 
 def fail(port):
     port.receive()
     raise LookupError("boom")
+"""
 
+
+def test_an_error_of_a_process_prints_its_traceback_where_nobody_listens(run_file):
+    finished = run_file(f"""{FAILS}
 if __name__ == "__main__":
     worker = Worker(fail, kind="process")
     worker.post_message("go")
@@ -356,17 +359,11 @@ if __name__ == "__main__":
 
 
 def test_an_error_is_not_lost_where_the_process_that_made_the_worker_ends_at_once(run_file):
-    finished = run_file("""
-import time
-
-from messagechannel import Worker
-from messagechannel._reactor import Reactor
-
-def fail(port):
-    port.receive()
-    raise LookupError("boom")
-
+    finished = run_file(f"""{FAILS}
 if __name__ == "__main__":
+    import time
+    from messagechannel._reactor import Reactor
+
     worker = Worker(fail, kind="process")
     worker.onerror = lambda event: print(event.message)
     hear = Reactor._hear
