@@ -26,8 +26,6 @@ cdef class Transfer:
     # The steps of detach.
     cdef int call_methods(self) except -1
     cdef int move(self) except -1
-    cdef int _move_storage(self) except -1
-    cdef int _move_storage_back(self, Py_ssize_t end) except -1
     cdef int _swap(self, Py_ssize_t index) except -1
     cdef int _depart(self) except -1
     cdef int _hand_over(self) except -1

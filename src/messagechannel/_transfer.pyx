@@ -284,32 +284,19 @@ cdef class Transfer:
         Another thread that has transferred or exported an item since the check leaves handles and storage, and may
         leave sockets and files detached.
         """
-        self._move_storage()
+        cdef Py_ssize_t swapped = 0, index
         try:
+            # First what can be moved back.
+            while swapped < len(self.items):
+                self._swap(swapped)
+                swapped += 1
             self._depart()
             self._hand_over()
         except BaseException:
-            self._move_storage_back(len(self.items))
+            for index in range(swapped):
+                self._swap(index)
             raise
         self._settle()
-        return 0
-
-    cdef int _move_storage(self) except -1:
-        """Move what can be moved back: all of it, or nothing."""
-        cdef Py_ssize_t moved = 0
-        try:
-            while moved < len(self.items):
-                self._swap(moved)
-                moved += 1
-        except BaseException:
-            self._move_storage_back(moved)
-            raise
-        return 0
-
-    cdef int _move_storage_back(self, Py_ssize_t end) except -1:
-        cdef Py_ssize_t index
-        for index in range(end):
-            self._swap(index)
         return 0
 
     cdef int _swap(self, Py_ssize_t index) except -1:
